@@ -67,42 +67,56 @@ def plan_motion(energy: Floats, activity: Floats, *, style: Style, seed: int) ->
     num_frames = len(energy)
     rng = np.random.default_rng(seed)
     ease = _ease_in(num_frames)
+    head = _plan_head(energy, activity, style, rng)
+    head = {name: ease * values for name, values in head.items()}
+    gaze = _plan_gaze(head, style, rng)
+    smile = style.smile * (0.9 + 0.1 * np.clip(_noise(num_frames, rng, 3.0), -1, 1))
+    return MotionPlan(
+        **{name: values.astype(np.float32) for name, values in head.items()},
+        gaze_x=(ease * gaze[0]).astype(np.float32),
+        gaze_y=(ease * gaze[1]).astype(np.float32),
+        breath=(ease * _breathing(num_frames, rng)).astype(np.float32),
+        smile=(ease * smile).astype(np.float32),
+        blink=_blinks(activity, rng),
+    )
+
+
+def _plan_head(energy: Floats, activity: Floats, style: Style, rng: np.random.Generator) -> dict[str, Floats]:
+    """Head, shoulders and brows, each (T,): amplitudes are those of a presenter, chosen by eye."""
+
+    def noise(period_s: float) -> Floats:
+        return _noise(len(energy), rng, period_s)
+
     loudness = _loudness(energy)
     stress = _smooth(loudness, 2.5) - _smooth(loudness, 14.0)  # syllables that stand out
+    emphasis = _smooth(np.clip(stress - 0.10, 0, 1) * 3.0, 3.0)
     talking = 0.5 + 0.5 * _smooth(activity, 10.0)  # listeners move less than speakers
-    lively = style.liveliness * ease * talking
-
-    held = _held_poses(activity, rng)
-    yaw = lively * (0.050 * held[0] + 0.030 * noise(2.6) + 0.010 * noise(0.9))
-    pitch = lively * (0.014 * held[1] + 0.016 * noise(2.2) + 0.11 * _smooth(stress, 1.5))
-    roll = lively * (0.016 * held[2] + 0.010 * noise(3.2) + 0.005 * noise(1.0))
-    yaw += ease * STYLE_YAW * np.float32(style.gaze_x)
-    pitch += ease * 0.6 * STYLE_YAW * np.float32(style.gaze_y)
-    brow = lively * (
-        0.10 * np.clip(_smooth(np.clip(stress - 0.10, 0, 1) * 3.0, 3.0), 0, 1.5) + 0.015 * noise(3.0)
-    )
-    glance_x, glance_y = _glances(num_frames, rng)
-    # The eyes stay with the camera while the head turns, as eyes do.
-    gaze_x = ease * (glance_x + STYLE_GAZE * np.float32(style.gaze_x)) - 0.6 * yaw * (1 - abs(style.gaze_x))
-    gaze_y = ease * (glance_y + 0.7 * STYLE_GAZE * np.float32(style.gaze_y)) - 0.4 * pitch * (
-        1 - abs(style.gaze_y)
-    )
-    sway_x = lively * (0.020 * noise(4.0) + 0.012 * held[0])
-    sway_y = lively * (0.008 * noise(3.0) + 0.015 * _smooth(stress, 2.5))
-    plan = {
-        "yaw": np.clip(yaw, -0.20, 0.20),
-        "pitch": np.clip(pitch, -0.12, 0.14),
+    lively = style.liveliness * talking
+    held_yaw, held_pitch, held_roll = _held_poses(activity, rng)
+    yaw = lively * (0.050 * held_yaw + 0.030 * noise(2.6) + 0.010 * noise(0.9))
+    pitch = lively * (0.014 * held_pitch + 0.016 * noise(2.2) + 0.11 * _smooth(stress, 1.5))
+    roll = lively * (0.016 * held_roll + 0.010 * noise(3.2) + 0.005 * noise(1.0))
+    sway_x = lively * (0.012 * held_yaw + 0.020 * noise(4.0))
+    sway_y = lively * (0.015 * _smooth(stress, 2.5) + 0.008 * noise(3.0))
+    brow = lively * (0.10 * np.clip(emphasis, 0, 1.5) + 0.015 * noise(3.0))
+    return {
+        "yaw": np.clip(yaw + STYLE_YAW * style.gaze_x, -0.20, 0.20),
+        "pitch": np.clip(pitch + 0.6 * STYLE_YAW * style.gaze_y, -0.12, 0.14),
         "roll": np.clip(roll, -0.07, 0.07),
         "sway_x": np.clip(sway_x, -0.08, 0.08),
         "sway_y": np.clip(sway_y, -0.05, 0.05),
-        "breath": ease * _breathing(num_frames, rng),
         "brow": np.clip(brow, -0.05, 0.22),
-        "blink": _blinks(activity, rng),
-        "gaze_x": np.clip(gaze_x, -0.30, 0.30),
-        "gaze_y": np.clip(gaze_y, -0.20, 0.20),
-        "smile": ease * np.float32(style.smile) * (0.9 + 0.1 * np.clip(noise(3.0), -1, 1)),
     }
-    return MotionPlan(**{name: values.astype(np.float32) for name, values in plan.items()})
+
+
+def _plan_gaze(head: dict[str, Floats], style: Style, rng: np.random.Generator) -> tuple[Floats, Floats]:
+    """Where the irises turn, (T,) each: small glances, and steadily back to the camera as the head turns."""
+    glance_x, glance_y = _glances(len(head["yaw"]), rng)
+    stays_x = 0.6 * (1 - abs(style.gaze_x)) * head["yaw"]
+    stays_y = 0.4 * (1 - abs(style.gaze_y)) * head["pitch"]
+    x = glance_x + STYLE_GAZE * style.gaze_x - stays_x
+    y = glance_y + 0.7 * STYLE_GAZE * style.gaze_y - stays_y
+    return np.clip(x, -0.30, 0.30).astype(np.float32), np.clip(y, -0.20, 0.20).astype(np.float32)
 
 
 def _ease_in(num_frames: int) -> Floats:
