@@ -1,0 +1,1 @@
+"""From symptoms to sentences. Standard library only."""

@@ -1,0 +1,1 @@
+"""Encoding and re-packaging of video. No torch, no network."""

@@ -1,0 +1,1 @@
+"""The engine process. Started by module name, never imported by the app."""

@@ -1,0 +1,82 @@
+"""Settings of the app. The only place that reads the environment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+GIB = 1024**3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deadlines:
+    """How long the supervisor waits for the engine, in seconds, before it ends the process and says so."""
+
+    start_s: float = 60.0  # process start to its first word
+    load_s: float = 120.0  # weights and warm-up
+    first_chunk_s: float = 60.0  # job sent to first video bytes
+    chunk_s: float = 30.0  # between two signs of progress
+    stop_s: float = 10.0  # stop asked to the job's end
+    shutdown_s: float = 3.0
+    heartbeat_s: float = 30.0  # silence of the whole process
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value <= 0:
+                raise ValueError(f"deadline {name} must be positive, got {value}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AppConfig:
+    """Everything an operator can set. Each field has an environment variable LIVEAVATAR_<FIELD>."""
+
+    data_dir: Path  # jobs, videos and the engine's log
+    host: str = "127.0.0.1"
+    port: int | None = None  # None: the first free one from 7860
+    max_audio_s: float = 1800.0
+    max_queued: int = 50
+    keep_days: float = 30.0  # older videos are deleted
+    keep_bytes: int = 20 * GIB  # the oldest videos go first when all together are larger
+    min_free_bytes: int = GIB // 2  # no new job when the disk has less
+    per_visitor: bool = False  # each visitor sees only their own videos
+    worker_module: str = "liveavatar.worker"
+    deadlines: Deadlines = field(default_factory=Deadlines)
+
+    def __post_init__(self) -> None:
+        if self.port is not None and not 0 < self.port < 65536:
+            raise ValueError(f"port must be 1..65535, got {self.port}")
+        for name in ("max_audio_s", "max_queued", "keep_days", "keep_bytes"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> AppConfig:
+        """Read the settings. Raises ValueError that names the variable when one cannot be understood."""
+        env = os.environ if environment is None else environment
+
+        def number(name: str, default: float) -> float:
+            text = env.get(name, "")
+            try:
+                return float(text) if text else default
+            except ValueError:
+                raise ValueError(f"{name} must be a number, got {text!r}") from None
+
+        port = env.get("GRADIO_SERVER_PORT", "")
+        on_space = "SPACE_ID" in env
+        return cls(
+            data_dir=Path(env.get("LIVEAVATAR_DATA_DIR") or _default_data_dir(env)),
+            host=env.get("GRADIO_SERVER_NAME") or ("0.0.0.0" if on_space else "127.0.0.1"),
+            port=int(number("GRADIO_SERVER_PORT", 0)) if port else None,
+            max_audio_s=number("LIVEAVATAR_MAX_AUDIO_S", cls.max_audio_s),
+            max_queued=int(number("LIVEAVATAR_MAX_QUEUED", cls.max_queued)),
+            keep_days=number("LIVEAVATAR_KEEP_DAYS", cls.keep_days),
+            keep_bytes=int(number("LIVEAVATAR_KEEP_GIB", cls.keep_bytes / GIB) * GIB),
+            per_visitor=env.get("LIVEAVATAR_PER_VISITOR", "1" if on_space else "0") == "1",
+        )
+
+
+def _default_data_dir(env: Mapping[str, str]) -> Path:
+    base = env.get("XDG_DATA_HOME") or str(Path(env.get("HOME", "~")).expanduser() / ".local" / "share")
+    return Path(base) / "liveavatar"

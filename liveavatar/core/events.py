@@ -1,0 +1,117 @@
+"""Everything that travels between the app and the engine processes.
+
+Commands go to the worker, events come from it. A job ends with exactly one of Finished, Failed or Cancelled.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from liveavatar.core.errors import Diagnosis
+from liveavatar.core.plan import ExecutionPlan
+from liveavatar.core.request import ValidatedRequest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Load:
+    """Command: load the engine that the plan names. Answered by Ready or Failed (with an empty job id)."""
+
+    plan: ExecutionPlan
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generate:
+    """Command: make one video. Answered by a stream of engine events."""
+
+    request: ValidatedRequest
+    plan: ExecutionPlan
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stop:
+    """Command: end the running job at the next chunk boundary. Ignored if that job is not running."""
+
+    job_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shutdown:
+    """Command: leave in good order."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hello:
+    """The worker process is up and listens; nothing is loaded yet."""
+
+    pid: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ready:
+    """The engine is loaded and warm."""
+
+    engine: str
+    load_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heartbeat:
+    """The worker's threads are alive. Says nothing of progress: that is what Progress is for."""
+
+    rss_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """The job is at work. `frames_done` counts frames that were handed to the encoder."""
+
+    job_id: str
+    stage: str  # "preparing" | "generating"
+    frames_done: int
+    num_frames: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chunk:
+    """The next bytes of the job's fragmented MP4; the first chunk begins with the init segment."""
+
+    job_id: str
+    data: bytes
+    frames_done: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Notice:
+    """One plain sentence about an automatic choice, for the operator."""
+
+    job_id: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """Terminal: the video is whole."""
+
+    job_id: str
+    num_frames: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failed:
+    """Terminal: the job ended early. An empty job id means that the engine itself failed to load."""
+
+    job_id: str
+    diagnosis: Diagnosis
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cancelled:
+    """Terminal: the operator stopped the job."""
+
+    job_id: str
+
+
+Command = Load | Generate | Stop | Shutdown
+EngineEvent = Progress | Chunk | Notice | Finished | Failed | Cancelled
+WorkerEvent = Hello | Ready | Heartbeat | EngineEvent
+TERMINAL_EVENTS = (Finished, Failed, Cancelled)

@@ -1,0 +1,92 @@
+"""What the end of an engine process, or an error inside of it, means to an operator."""
+
+from __future__ import annotations
+
+import errno
+import signal
+
+from liveavatar.core.errors import Diagnosis, LiveAvatarError
+
+_TRY_AGAIN = "Press Generate again; a fresh engine is started by itself."
+
+
+def engine_exited(exit_code: int) -> Diagnosis:
+    """Explain why the engine process is gone. Negative exit codes are signals, as in `subprocess`."""
+    facts = {"exit_code": exit_code}
+    if exit_code == -signal.SIGKILL:
+        return Diagnosis(
+            code="engine_killed",
+            title="The engine was ended from outside in the middle of its work.",
+            cause="Usually the machine ran out of memory and the system chose this process, or somebody ended it.",
+            remedy="Close other programs or choose a smaller picture size, then press Generate again.",
+            facts=facts,
+        )
+    if exit_code < 0:
+        name = signal.Signals(-exit_code).name if -exit_code in signal.valid_signals() else str(-exit_code)
+        return Diagnosis(
+            code="engine_crashed",
+            title="The engine crashed.",
+            cause=f"The system stopped it with {name}; the place is recorded in engine.log.",
+            remedy=_TRY_AGAIN,
+            facts=facts,
+        )
+    return Diagnosis(
+        code="engine_exited",
+        title="The engine ended before the video was done.",
+        cause=f"Its process left with code {exit_code}; the reason is recorded in engine.log.",
+        remedy=_TRY_AGAIN,
+        facts=facts,
+    )
+
+
+def engine_silent(phase: str, waited_s: float) -> Diagnosis:
+    """Explain that a deadline passed. `phase` completes "The engine did not ..."."""
+    return Diagnosis(
+        code="engine_hung",
+        title=f"The engine did not {phase} within {waited_s:.0f} seconds and was ended.",
+        cause="It hung, or the machine is too busy to serve it.",
+        remedy=f"{_TRY_AGAIN} If it happens again, close other programs; engine.log shows where it stood.",
+        facts={"waited_s": round(waited_s, 1)},
+    )
+
+
+def from_exception(error: BaseException) -> Diagnosis:
+    """Explain an exception that ended a job inside the engine."""
+    if isinstance(error, LiveAvatarError):
+        return error.diagnosis
+    if isinstance(error, MemoryError):
+        return Diagnosis(
+            code="out_of_memory",
+            title="The machine's memory is full.",
+            cause="The engine asked for more than is free.",
+            remedy="Close other programs or choose a smaller picture size, then press Generate again.",
+        )
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return disk_full()
+    return Diagnosis(
+        code="engine_error",
+        title="The engine met an error that it does not know.",
+        cause=f"{type(error).__name__}: {error}",
+        remedy="Press Generate again. If it happens again, please report it together with engine.log.",
+        facts={"exception": type(error).__name__},
+    )
+
+
+def disk_full() -> Diagnosis:
+    """Explain that the video cannot be written."""
+    return Diagnosis(
+        code="disk_full",
+        title="The disk is full.",
+        cause="The video could not be written any further; what was made until then is kept.",
+        remedy="Delete videos you no longer need, or free space on the disk, then press Generate again.",
+    )
+
+
+def interrupted() -> Diagnosis:
+    """Explain that the app itself ended while the job was being made."""
+    return Diagnosis(
+        code="interrupted",
+        title="The app was closed while this video was being made.",
+        cause="What was made until then is kept.",
+        remedy="Press Generate again to make the whole video.",
+    )

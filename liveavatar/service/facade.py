@@ -1,0 +1,202 @@
+"""Everything the page, the command line and the API can ask of the app."""
+
+from __future__ import annotations
+
+import fcntl
+import math
+import secrets
+from pathlib import Path
+
+from PIL import Image
+
+from liveavatar.config import AppConfig
+from liveavatar.core import wire
+from liveavatar.core.errors import Diagnosis, InputRejected, LiveAvatarError
+from liveavatar.core.job import Job, JobState
+from liveavatar.core.plan import FPS, ExecutionPlan
+from liveavatar.core.request import GenerationRequest, ValidatedRequest
+from liveavatar.core.sizes import STANDARD
+from liveavatar.diagnostics.diagnose import interrupted
+from liveavatar.intake.validate import validate
+from liveavatar.monitoring.hardware import HardwareMonitor, HardwareSnapshot
+from liveavatar.planning.planner import plan_request
+from liveavatar.service.job_store import JobStore
+from liveavatar.service.media_log import MediaSlice, read_slice
+from liveavatar.service.outputs import Outputs
+from liveavatar.service.runner import EngineStatus, JobRunner
+from liveavatar.service.supervisor import EngineSupervisor
+
+
+class Studio:
+    """One installation: its jobs, its engine process, its files. Safe to use from any thread."""
+
+    def __init__(self, config: AppConfig) -> None:
+        """Open the data folder and recover what an earlier run left. Raises LiveAvatarError when it is in use."""
+        self.config = config
+        config.data_dir.mkdir(parents=True, exist_ok=True)
+        self._lock_file = (config.data_dir / "lock").open("w")
+        self._take_lock()
+        self._outputs = Outputs(config)
+        self._store = JobStore(config.data_dir / "jobs.sqlite3")
+        self._hardware = HardwareMonitor()
+        self._recover()
+        self._runner = JobRunner(
+            self._store,
+            self._outputs,
+            EngineSupervisor(config.worker_module, config.data_dir / "engine.log", config.deadlines),
+            self._plan,
+            _WARM_PLAN,
+        )
+
+    def start(self) -> None:
+        """Start the engine process and begin to work on the queue; returns at once."""
+        self._runner.start()
+
+    def close(self) -> None:
+        """Stop the running job, keeping what was made, and end the engine. May be called twice."""
+        if self._runner.is_alive():
+            self._runner.close()
+        self._store.close()
+        self._lock_file.close()
+
+    def submit(self, request: GenerationRequest, *, owner: str = "") -> Job:
+        """Check the request, keep copies of its files and queue it. Raises InputRejected."""
+        if self._store.num_queued() >= self.config.max_queued:
+            raise InputRejected(
+                Diagnosis(
+                    code="queue_full",
+                    title=f"{self.config.max_queued} videos are already waiting.",
+                    cause="No more are taken until some are done.",
+                    remedy="Try again in a few minutes.",
+                )
+            )
+        if not self._outputs.has_room():
+            raise InputRejected(
+                Diagnosis(
+                    code="disk_almost_full",
+                    title="The disk is almost full.",
+                    cause=f"Less than {self.config.min_free_bytes / 1e6:.0f} MB are free.",
+                    remedy="Delete videos you no longer need, then press Generate again.",
+                )
+            )
+        job_id = secrets.token_urlsafe(12)
+        folder = self._outputs.folder(job_id)
+        folder.mkdir()
+        try:
+            intake = validate(request, job_id=job_id, job_dir=folder, max_audio_s=self.config.max_audio_s)
+            plan = _plan_for(request.engine, request.size, Path(intake.request.image_path))
+        except BaseException:
+            self._outputs.delete(job_id)
+            raise
+        job = self._store.add(
+            job_id=job_id,
+            owner=owner,
+            prompt=intake.request.prompt,
+            engine=plan.engine,
+            size_asked=request.size,
+            audio_seconds=intake.request.audio_seconds,
+            num_frames=math.ceil(round(intake.request.audio_seconds * FPS, 3)),
+            notes=intake.notes,
+            request_json=wire.to_json(intake.request),
+        )
+        self._runner.wake()
+        return job
+
+    def job(self, job_id: str) -> Job:
+        """Return one job. KeyError when there is none of that id."""
+        return self._store.get(job_id)
+
+    def jobs(self, owner: str | None = None) -> list[Job]:
+        """Return the jobs of one owner, or of all, newest first."""
+        return self._store.jobs(owner=owner)
+
+    def queue_position(self, job_id: str) -> int:
+        """Return 0 for a job that runs or has ended, 1 for the next in line, and so on."""
+        job = self._store.get(job_id)
+        return max(1, self._store.num_ahead(job_id)) if job.state is JobState.QUEUED else 0
+
+    def num_live_jobs(self) -> int:
+        """Return how many jobs wait or run."""
+        return sum(not job.state.is_terminal for job in self._store.jobs())
+
+    def stop(self, job_id: str) -> None:
+        """Cancel a waiting job, or end a running one at its next chunk. KeyError for an unknown id."""
+        self._store.get(job_id)
+        self._store.request_stop(job_id)
+
+    def delete(self, job_id: str) -> None:
+        """Forget a job and its files, stopping it first. KeyError for an unknown id."""
+        self._store.delete(job_id)  # a running job sees this as a stop
+        self._outputs.delete(job_id)
+
+    def read_media(self, job_id: str, offset: int, *, wait_s: float = 2.0) -> MediaSlice:
+        """Return the bytes of the growing video after `offset`, waiting up to `wait_s` for more.
+
+        KeyError for an unknown id or when the log has been replaced by the finished video; ValueError for an
+        offset past the end.
+        """
+        live = self._runner.live_log(job_id, wait_s=wait_s)
+        if live is not None:
+            return live.read(offset, wait_s=wait_s)
+        job = self._store.get(job_id)
+        path = self._outputs.media_log(job_id)
+        if not path.is_file():
+            if job.has_video:
+                raise KeyError(job_id)
+            return MediaSlice(data=b"", next_offset=offset, ended=job.state.is_terminal)
+        return read_slice(path, offset, size=path.stat().st_size, ended=job.state.is_terminal)
+
+    def video_path(self, job_id: str) -> Path | None:
+        """Return the finished or kept partial video, or None while there is none. KeyError for an unknown id."""
+        return self._outputs.video(job_id) if self._store.get(job_id).has_video else None
+
+    def poster_path(self, job_id: str) -> Path | None:
+        """Return a small picture of the job. KeyError for an unknown id."""
+        self._store.get(job_id)
+        path = self._outputs.poster(job_id)
+        return path if path.is_file() else None
+
+    def portrait_path(self, job_id: str) -> Path | None:
+        """Return the portrait as the engine sees it. KeyError for an unknown id."""
+        self._store.get(job_id)
+        path = self._outputs.folder(job_id) / "portrait.png"
+        return path if path.is_file() else None
+
+    def engine_status(self) -> EngineStatus:
+        """Return how the engine process is."""
+        return self._runner.status()
+
+    def hardware(self) -> HardwareSnapshot:
+        """Return what the machine has and how much is free."""
+        return self._hardware.snapshot()
+
+    def _plan(self, job: Job, request: ValidatedRequest) -> ExecutionPlan:
+        return _plan_for(job.engine, job.size_asked, Path(request.image_path))
+
+    def _recover(self) -> None:
+        """Give the jobs that were being made when the app died their end, and keep what was made."""
+        for job in self._store.unfinished():
+            has_video = self._outputs.seal(job.id)
+            self._store.end(job.id, JobState.FAILED, diagnosis=interrupted(), has_video=has_video)
+
+    def _take_lock(self) -> None:
+        try:
+            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise LiveAvatarError(
+                Diagnosis(
+                    code="already_running",
+                    title="LiveAvatar Studio is already running.",
+                    cause=f"Another one uses the data folder {self.config.data_dir}.",
+                    remedy="Use that one, end it, or set LIVEAVATAR_DATA_DIR to another folder.",
+                )
+            ) from error
+
+
+_WARM_PLAN = ExecutionPlan(engine="portrait", width=STANDARD.landscape[0], height=STANDARD.landscape[1])
+
+
+def _plan_for(engine: str, size: str, image_path: Path) -> ExecutionPlan:
+    with Image.open(image_path) as image:
+        width, height = image.size
+    return plan_request(engine=engine, size=size, picture_width=width, picture_height=height)

@@ -1,0 +1,232 @@
+"""The thread that makes the queued jobs, one after the other, and keeps the engine warm in between."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from liveavatar.core import wire
+from liveavatar.core.errors import Diagnosis, EngineFailed
+from liveavatar.core.events import Cancelled, Chunk, EngineEvent, Failed, Finished, Notice, Progress
+from liveavatar.core.job import Job, JobState
+from liveavatar.core.plan import ExecutionPlan
+from liveavatar.core.request import ValidatedRequest
+from liveavatar.diagnostics.diagnose import disk_full, from_exception
+from liveavatar.service.job_store import JobStore
+from liveavatar.service.media_log import MediaLog
+from liveavatar.service.outputs import Outputs
+from liveavatar.service.supervisor import EngineSupervisor, Phase
+
+log = logging.getLogger(__name__)
+
+_IDLE_S = 0.2
+_SWEEP_S = 600.0
+_MAX_BACKOFF_S = 300.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineStatus:
+    """What the page shows of the engine: "starting", "ready", "busy", "restarting" or "failed"."""
+
+    state: str
+    engine: str
+    diagnosis: Diagnosis | None  # why it failed last, until it is ready again
+    rss_bytes: int
+
+
+class JobRunner(threading.Thread):
+    """Claims jobs in order and carries each to its one terminal state."""
+
+    def __init__(
+        self,
+        store: JobStore,
+        outputs: Outputs,
+        supervisor: EngineSupervisor,
+        make_plan: Callable[[Job, ValidatedRequest], ExecutionPlan],
+        warm_plan: ExecutionPlan,
+    ) -> None:
+        super().__init__(name="job-runner", daemon=True)
+        self._store = store
+        self._outputs = outputs
+        self._supervisor = supervisor
+        self._make_plan = make_plan
+        self._warm_plan = warm_plan
+        self._wake = threading.Event()
+        self._closing = threading.Event()
+        self._logs: dict[str, MediaLog] = {}
+        self._log_opened = threading.Condition()
+        self._failure: Diagnosis | None = None
+        self._num_failures = 0
+        self._restart_at = 0.0
+        self._is_busy = False
+
+    def wake(self) -> None:
+        """Have the queue looked at now: a job was added."""
+        self._wake.set()
+
+    def close(self) -> None:
+        """Stop the running job and the engine, and wait for the thread to leave."""
+        self._closing.set()
+        self._wake.set()
+        self.join()
+
+    def live_log(self, job_id: str, *, wait_s: float = 0.0) -> MediaLog | None:
+        """Return the log of a job that is being made; wait for a job that is yet to begin."""
+        with self._log_opened:
+            self._log_opened.wait_for(
+                lambda: job_id in self._logs or self._store_state(job_id).is_terminal, timeout=wait_s
+            )
+            return self._logs.get(job_id)
+
+    def status(self) -> EngineStatus:
+        """Return how the engine is. Safe to call from any thread."""
+        phase = self._supervisor.phase
+        if self._is_busy:
+            state = "busy"
+        elif phase is Phase.READY:
+            state = "ready"
+        elif self._failure is None:
+            state = "starting"
+        else:
+            state = "failed" if phase is Phase.STOPPED else "restarting"
+        return EngineStatus(
+            state=state,
+            engine=self._warm_plan.engine,
+            diagnosis=self._failure,
+            rss_bytes=self._supervisor.rss_bytes,
+        )
+
+    def run(self) -> None:
+        """Make jobs until closed."""
+        next_sweep = 0.0
+        try:
+            while not self._closing.is_set():
+                if job := self._store.claim_next():
+                    self._is_busy = True
+                    self._make(job)
+                    self._is_busy = False
+                    continue
+                self._keep_warm()
+                if time.monotonic() >= next_sweep:
+                    self._outputs.sweep(self._store)
+                    next_sweep = time.monotonic() + _SWEEP_S
+                self._wake.wait(_IDLE_S)
+                self._wake.clear()
+        finally:
+            self._supervisor.close()
+
+    def _keep_warm(self) -> None:
+        """Have an engine loaded before it is needed; wait longer each time it fails."""
+        try:
+            if time.monotonic() >= self._restart_at:
+                self._supervisor.start(self._warm_plan)
+            self._supervisor.poll(0)
+            if self._supervisor.phase is Phase.READY:
+                self._failure, self._num_failures = None, 0
+        except EngineFailed as failure:
+            self._note_failure(failure.diagnosis)
+
+    def _note_failure(self, diagnosis: Diagnosis) -> None:
+        self._failure = diagnosis
+        self._num_failures += 1
+        self._restart_at = time.monotonic() + min(_MAX_BACKOFF_S, 2.0 ** (self._num_failures - 1) - 1)
+
+    def _make(self, job: Job) -> None:
+        """Carry one claimed job to its terminal state. Nothing that happens to a job ends this thread."""
+        log.info("job %s: %.1f s of voice, engine %s", job.id, job.audio_seconds, job.engine)
+        try:
+            end = self._make_video(job)
+        except OSError as error:
+            end = Failed(job_id=job.id, diagnosis=from_exception(error))
+        except Exception as error:
+            log.exception("job %s met an error in the app", job.id)
+            end = Failed(job_id=job.id, diagnosis=from_exception(error))
+        self._end(job, end)
+
+    def _make_video(self, job: Job) -> EngineEvent:
+        request = wire.from_json(ValidatedRequest, json.loads(job.request_json))
+        plan = self._make_plan(job, request)
+        self._store.set_plan(job.id, size_made=plan.size, num_frames=job.num_frames)
+        for decision in plan.decisions:
+            self._store.add_note(job.id, decision)
+        self._store.advance(job.id, expected=JobState.PLANNING, new=JobState.LOADING)
+
+        def should_stop() -> bool:
+            return self._closing.is_set() or self._store.stop_requested(job.id)
+
+        try:
+            if not self._supervisor.wait_ready(plan, should_stop=should_stop):
+                return Cancelled(job_id=job.id)
+        except EngineFailed as failure:
+            self._note_failure(failure.diagnosis)
+            return Failed(job_id=job.id, diagnosis=failure.diagnosis)
+        self._store.advance(job.id, expected=JobState.LOADING, new=JobState.RUNNING)
+        media_log = MediaLog(self._outputs.media_log(job.id))
+        with self._log_opened:
+            self._logs[job.id] = media_log
+            self._log_opened.notify_all()
+        return self._follow(job, request, plan, media_log, should_stop)
+
+    def _follow(
+        self,
+        job: Job,
+        request: ValidatedRequest,
+        plan: ExecutionPlan,
+        media_log: MediaLog,
+        should_stop: Callable[[], bool],
+    ) -> EngineEvent:
+        """Record what the engine sends until its terminal event, which is returned."""
+        write_errors: list[OSError] = []
+        started = time.monotonic()
+        end: EngineEvent | None = None
+        for event in self._supervisor.run(
+            request, plan, should_stop=lambda: bool(write_errors) or should_stop()
+        ):
+            end = event
+            if isinstance(event, Progress):
+                fps = event.frames_done / max(time.monotonic() - started, 1e-3)
+                self._store.set_progress(job.id, frames_done=event.frames_done, fps=round(fps, 1))
+            elif isinstance(event, Notice):
+                self._store.add_note(job.id, event.text)
+            elif isinstance(event, Chunk) and not write_errors:
+                try:
+                    media_log.append(event.data)
+                except OSError as error:
+                    write_errors.append(error)
+        assert end is not None, "the supervisor always ends a job"
+        if write_errors:
+            raise write_errors[0]
+        return end
+
+    def _end(self, job: Job, end: EngineEvent) -> None:
+        """Seal the files and give the job its terminal state, in this order: readers then find a whole video."""
+        has_video = False
+        try:
+            has_video = self._outputs.seal(job.id)
+        except OSError as error:
+            log.warning("job %s: the video could not be sealed: %s", job.id, error)
+            if error.errno == errno.ENOSPC and isinstance(end, Finished):
+                end = Failed(job_id=job.id, diagnosis=disk_full())
+        if isinstance(end, Failed):
+            self._store.end(job.id, JobState.FAILED, diagnosis=end.diagnosis, has_video=has_video)
+        else:
+            state = JobState.FINISHED if isinstance(end, Finished) else JobState.CANCELLED
+            self._store.end(job.id, state, has_video=has_video)
+        with self._log_opened:
+            media_log = self._logs.pop(job.id, None)
+            self._log_opened.notify_all()
+        if media_log is not None:
+            media_log.end()
+        log.info("job %s: %s", job.id, self._store_state(job.id))
+
+    def _store_state(self, job_id: str) -> JobState:
+        """Return the state of a job; a deleted one counts as cancelled."""
+        try:
+            return self._store.get(job_id).state
+        except KeyError:
+            return JobState.CANCELLED

@@ -1,0 +1,26 @@
+"""python -m liveavatar.worker RUN_DIR PARENT_PID: the engine process. Started by the supervisor only."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+from pathlib import Path
+
+from liveavatar.core.engine import Engine
+from liveavatar.worker.serve import Worker
+
+
+def _portrait() -> Engine:
+    engine: Engine = importlib.import_module("liveavatar.engines.portrait.engine").PortraitEngine()
+    return engine
+
+
+def main() -> None:
+    """Serve the engines of this installation."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    Worker(Path(sys.argv[1]), int(sys.argv[2]), {"portrait": _portrait}).run()
+
+
+if __name__ == "__main__":
+    main()

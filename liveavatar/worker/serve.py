@@ -1,0 +1,173 @@
+"""The worker: takes commands, runs the engine, sends events."""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+
+import psutil
+import zmq
+
+from liveavatar.core import wire
+from liveavatar.core.engine import Engine
+from liveavatar.core.events import (
+    TERMINAL_EVENTS,
+    Command,
+    Failed,
+    Generate,
+    Heartbeat,
+    Hello,
+    Load,
+    Ready,
+    Shutdown,
+    Stop,
+    WorkerEvent,
+)
+from liveavatar.diagnostics.diagnose import from_exception
+from liveavatar.worker.orphan_guard import OrphanGuard
+
+log = logging.getLogger(__name__)
+
+_HEARTBEAT_S = 1.0
+_SEND_TIMEOUT_MS = 30_000  # the app reads all the time; if it has not for this long, it hangs
+
+EngineFactories = Mapping[str, Callable[[], Engine]]
+
+
+class EventSender:
+    """The sending end of the event socket. Each thread has its own: ZeroMQ sockets belong to one thread."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PUSH)
+        self._socket.setsockopt(zmq.SNDTIMEO, _SEND_TIMEOUT_MS)
+        self._socket.setsockopt(zmq.SNDHWM, 64)
+        self._socket.setsockopt(zmq.LINGER, 2000)
+        self._socket.connect(f"ipc://{run_dir}/events")
+
+    def send(self, event: WorkerEvent) -> None:
+        """Send one event. Raises zmq.Again when the app has stopped reading."""
+        self._socket.send_multipart(wire.encode(event))
+
+    def close(self) -> None:
+        """Deliver what is still under way, then close."""
+        self._socket.close()
+
+
+class ControlThread(threading.Thread):
+    """Hears commands while the engine works, and shows that the process is alive."""
+
+    def __init__(self, run_dir: Path, parent_pid: int) -> None:
+        super().__init__(name="control", daemon=True)
+        self.commands: queue.Queue[Command] = queue.Queue()
+        self._run_dir = run_dir
+        self._guard = OrphanGuard(parent_pid)
+        self._stopped_jobs: set[str] = set()
+
+    def stop_asked(self, job_id: str) -> bool:
+        """Return whether the operator stopped this job."""
+        return job_id in self._stopped_jobs
+
+    def run(self) -> None:
+        """Pass commands on until Shutdown."""
+        control: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
+        control.setsockopt(zmq.IDENTITY, b"rank-0")
+        control.connect(f"ipc://{self._run_dir}/control")
+        events = EventSender(self._run_dir)
+        events.send(Hello(pid=os.getpid()))
+        process = psutil.Process()
+        next_beat = 0.0
+        command: Command | None = None
+        while not isinstance(command, Shutdown):
+            if time.monotonic() >= next_beat:
+                self._guard.check()
+                events.send(Heartbeat(rss_bytes=process.memory_info().rss))
+                next_beat = time.monotonic() + _HEARTBEAT_S
+            if not control.poll(200):
+                continue
+            command = wire.decode(control.recv_multipart())
+            if isinstance(command, Stop):
+                self._stopped_jobs.add(command.job_id)
+            else:
+                self.commands.put(command)
+        control.close()
+        events.close()
+
+
+class Worker:
+    """Runs one engine at a time, one job at a time, on the main thread."""
+
+    def __init__(self, run_dir: Path, parent_pid: int, engines: EngineFactories) -> None:
+        self._engines = engines
+        self._engine: Engine | None = None
+        self._control = ControlThread(run_dir, parent_pid)
+        self._events = EventSender(run_dir)
+        self._install_last_words()
+
+    def run(self) -> None:
+        """Serve until told to shut down."""
+        self._control.start()
+        while True:
+            command = self._control.commands.get()
+            if isinstance(command, Load):
+                self._load(command)
+            elif isinstance(command, Generate):
+                self._generate(command)
+            else:
+                break
+        if self._engine is not None:
+            self._engine.close()
+        self._events.close()
+        self._control.join(timeout=2)
+
+    def _load(self, command: Load) -> None:
+        started = time.monotonic()
+        try:
+            engine = self._engines[command.plan.engine]()
+            engine.load(command.plan)
+        except Exception as error:
+            log.exception("loading %s failed", command.plan.engine)
+            self._events.send(Failed(job_id="", diagnosis=from_exception(error)))
+            return
+        self._engine = engine
+        load_s = time.monotonic() - started
+        log.info("engine %s ready after %.1f s", command.plan.engine, load_s)
+        self._events.send(Ready(engine=command.plan.engine, load_s=load_s))
+
+    def _generate(self, command: Generate) -> None:
+        job_id = command.request.job_id
+        assert self._engine is not None, "the supervisor sends Generate only after Ready"
+        last: WorkerEvent | None = None
+        try:
+            for event in self._engine.generate(
+                command.request, command.plan, should_stop=lambda: self._control.stop_asked(job_id)
+            ):
+                last = event
+                self._events.send(event)
+            assert isinstance(last, TERMINAL_EVENTS), "an engine ends with a terminal event"
+        except zmq.Again:
+            raise  # nobody listens any more: leave
+        except Exception as error:
+            log.exception("job %s failed", job_id)
+            if not isinstance(last, TERMINAL_EVENTS):
+                self._events.send(Failed(job_id=job_id, diagnosis=from_exception(error)))
+
+    def _install_last_words(self) -> None:
+        """Tell the app why this process dies, where that is still possible; dump stacks when asked or crashed."""
+        faulthandler.enable()
+        faulthandler.register(signal.SIGUSR1, all_threads=True)
+        standard_hook = sys.excepthook
+
+        def last_words(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+            standard_hook(kind, error, trace)
+            self._events.send(Failed(job_id="", diagnosis=from_exception(error)))
+
+        sys.excepthook = last_words
