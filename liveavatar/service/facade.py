@@ -54,8 +54,7 @@ class Studio:
 
     def close(self) -> None:
         """Stop the running job, keeping what was made, and end the engine. May be called twice."""
-        if self._runner.is_alive():
-            self._runner.close()
+        self._runner.close()
         self._store.close()
         self._lock_file.close()
 
@@ -183,6 +182,7 @@ class Studio:
         try:
             fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
+            self._lock_file.close()
             raise LiveAvatarError(
                 Diagnosis(
                     code="already_running",

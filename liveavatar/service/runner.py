@@ -70,10 +70,12 @@ class JobRunner(threading.Thread):
         self._wake.set()
 
     def close(self) -> None:
-        """Stop the running job and the engine, and wait for the thread to leave."""
+        """Stop the running job and the engine, and wait for the thread to leave. May be called twice."""
         self._closing.set()
         self._wake.set()
-        self.join()
+        if self.is_alive():
+            self.join()
+        self._supervisor.close()
 
     def live_log(self, job_id: str, *, wait_s: float = 0.0) -> MediaLog | None:
         """Return the log of a job that is being made; wait for a job that is yet to begin."""
@@ -104,21 +106,18 @@ class JobRunner(threading.Thread):
     def run(self) -> None:
         """Make jobs until closed."""
         next_sweep = 0.0
-        try:
-            while not self._closing.is_set():
-                if job := self._store.claim_next():
-                    self._is_busy = True
-                    self._make(job)
-                    self._is_busy = False
-                    continue
-                self._keep_warm()
-                if time.monotonic() >= next_sweep:
-                    self._outputs.sweep(self._store)
-                    next_sweep = time.monotonic() + _SWEEP_S
-                self._wake.wait(_IDLE_S)
-                self._wake.clear()
-        finally:
-            self._supervisor.close()
+        while not self._closing.is_set():
+            if job := self._store.claim_next():
+                self._is_busy = True
+                self._make(job)
+                self._is_busy = False
+                continue
+            self._keep_warm()
+            if time.monotonic() >= next_sweep:
+                self._outputs.sweep(self._store)
+                next_sweep = time.monotonic() + _SWEEP_S
+            self._wake.wait(_IDLE_S)
+            self._wake.clear()
 
     def _keep_warm(self) -> None:
         """Have an engine loaded before it is needed; wait longer each time it fails."""

@@ -1,0 +1,1 @@
+"""Stand-ins that exist for tests only."""

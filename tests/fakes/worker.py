@@ -1,0 +1,81 @@
+"""A worker with a quick engine that misbehaves when the prompt says so.
+
+It runs in the real process structure and sends real video, so that faults can be tried in a fraction of a second.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from liveavatar.core.errors import Diagnosis, EngineFailed
+from liveavatar.core.events import Cancelled, Chunk, EngineEvent, Finished, Notice, Progress
+from liveavatar.core.plan import ExecutionPlan
+from liveavatar.core.request import ValidatedRequest
+from liveavatar.media.encoder import AUDIO_RATE, StreamEncoder
+from liveavatar.worker.serve import Worker
+
+CHUNK_FRAMES = 10
+
+
+class FakeEngine:
+    """Sends a moving grey ramp. Prompts: slow, crash, exit, raise, hang, hang-at-once, ignore-stop, notice."""
+
+    def load(self, plan: ExecutionPlan) -> None:
+        mode = os.environ.get("FAKE_LOAD", "")
+        if mode == "raise":
+            raise EngineFailed(Diagnosis(code="no_weights", title="No weights.", cause="Test.", remedy="None."))
+        if mode == "hang":
+            signal.pause()
+        if mode == "exit":
+            os._exit(7)
+
+    def generate(
+        self, request: ValidatedRequest, plan: ExecutionPlan, *, should_stop: Callable[[], bool]
+    ) -> Iterator[EngineEvent]:
+        num_frames = math.ceil(round(request.audio_seconds * 25, 3))
+        encoder = StreamEncoder(plan.width, plan.height)
+        if "hang-at-once" in request.prompt:
+            signal.pause()
+        if "notice" in request.prompt:
+            yield Notice(job_id=request.job_id, text="A sentence for the operator.")
+        for first in range(0, num_frames, CHUNK_FRAMES):
+            if should_stop() and "ignore-stop" not in request.prompt:
+                yield Chunk(job_id=request.job_id, data=encoder.finish(), frames_done=first)
+                yield Cancelled(job_id=request.job_id)
+                return
+            if first >= 5 * CHUNK_FRAMES:
+                self._misbehave(request.prompt)
+            done = min(first + CHUNK_FRAMES, num_frames)
+            frames = [np.full((plan.height, plan.width, 3), index % 250, np.uint8) for index in range(first, done)]
+            data = encoder.encode(frames, np.zeros((done - first) * AUDIO_RATE // 25, np.int16))
+            yield Progress(job_id=request.job_id, stage="generating", frames_done=done, num_frames=num_frames)
+            yield Chunk(job_id=request.job_id, data=data, frames_done=done)
+            if "slow" in request.prompt:
+                time.sleep(0.1)
+        yield Chunk(job_id=request.job_id, data=encoder.finish(), frames_done=num_frames)
+        yield Finished(job_id=request.job_id, num_frames=num_frames)
+
+    def close(self) -> None:
+        pass
+
+    def _misbehave(self, prompt: str) -> None:
+        if "crash" in prompt:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if "exit" in prompt:
+            os._exit(3)
+        if "raise" in prompt:
+            raise RuntimeError("the fake engine was told to raise")
+        if prompt == "hang" or "ignore-stop" in prompt:
+            signal.pause()
+
+
+if __name__ == "__main__":
+    Worker(Path(sys.argv[1]), int(sys.argv[2]), {"portrait": FakeEngine}).run()

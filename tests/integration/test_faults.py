@@ -1,0 +1,244 @@
+"""What happens when processes die, hang, or the disk is full: real processes, real signals."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import av
+import psutil
+import pytest
+
+from liveavatar.config import AppConfig
+from liveavatar.core.job import JobState
+from liveavatar.core.request import GenerationRequest
+from liveavatar.service.facade import Studio
+from tests.conftest import REPOSITORY, wait_for_end, wait_until
+
+MakeRequest = Callable[..., GenerationRequest]
+
+
+def count_frames(path: Path) -> int:
+    with av.open(str(path)) as container:
+        return sum(1 for _ in container.decode(video=0))
+
+
+def engine_processes(parent: int) -> list[psutil.Process]:
+    return [child for child in psutil.Process(parent).children() if "worker" in " ".join(child.cmdline())]
+
+
+def test_finished_job_has_whole_video(studio: Studio, make_request: MakeRequest) -> None:
+    job = studio.submit(make_request("notice", seconds=4.0))
+    job = wait_for_end(studio, job.id)
+    assert job.state is JobState.FINISHED
+    assert job.frames_done == job.num_frames == 100
+    assert job.notes == ("A sentence for the operator.",)
+    video = studio.video_path(job.id)
+    assert video is not None
+    assert count_frames(video) == 100
+    data = video.read_bytes()
+    assert data.index(b"moov") < data.index(b"mdat"), "the index must come first"
+
+
+def test_jobs_run_in_order_and_queued_ones_can_be_cancelled(studio: Studio, make_request: MakeRequest) -> None:
+    jobs = [studio.submit(make_request("slow", seconds=2.0)) for _ in range(3)]
+    assert studio.queue_position(jobs[2].id) in (2, 3)
+    studio.stop(jobs[1].id)
+    assert studio.job(jobs[1].id).state is JobState.CANCELLED
+    ends = [wait_for_end(studio, job.id) for job in jobs]
+    assert [job.state for job in ends] == [JobState.FINISHED, JobState.CANCELLED, JobState.FINISHED]
+    assert ends[0].ended_at is not None
+    assert ends[2].started_at is not None
+    assert ends[2].started_at >= ends[0].ended_at
+
+
+def test_stop_keeps_a_playable_partial(studio: Studio, make_request: MakeRequest) -> None:
+    job = studio.submit(make_request("slow", seconds=20.0))
+    wait_until(lambda: studio.job(job.id).frames_done >= 50)
+    studio.stop(job.id)
+    job = wait_for_end(studio, job.id)
+    assert job.state is JobState.CANCELLED
+    video = studio.video_path(job.id)
+    assert video is not None
+    assert 50 <= count_frames(video) < job.num_frames
+
+
+@pytest.mark.parametrize(
+    ("prompt", "code"), [("crash", "engine_crashed"), ("exit", "engine_exited"), ("raise", "engine_error")]
+)
+def test_failing_engine_fails_the_job_only(
+    studio: Studio, make_request: MakeRequest, prompt: str, code: str
+) -> None:
+    job = wait_for_end(studio, studio.submit(make_request(prompt)).id)
+    assert job.state is JobState.FAILED
+    assert job.diagnosis is not None
+    assert job.diagnosis.code == code
+    assert job.has_video
+    after = wait_for_end(studio, studio.submit(make_request()).id)
+    assert after.state is JobState.FINISHED
+
+
+def test_killed_worker_fails_the_job_within_two_seconds(studio: Studio, make_request: MakeRequest) -> None:
+    job = studio.submit(make_request("slow", seconds=30.0))
+    wait_until(lambda: studio.job(job.id).frames_done >= 50)
+    worker = engine_processes(os.getpid())[0]
+    worker.kill()
+    killed_at = time.time()
+    job = wait_for_end(studio, job.id)
+    assert job.state is JobState.FAILED
+    assert job.ended_at is not None
+    assert job.ended_at - killed_at < 2.0
+    assert job.diagnosis is not None
+    assert job.diagnosis.code == "engine_killed"
+    video = studio.video_path(job.id)
+    assert video is not None
+    assert count_frames(video) > 0
+    after = wait_for_end(studio, studio.submit(make_request()).id)
+    assert after.state is JobState.FINISHED
+    assert engine_processes(os.getpid())[0].pid != worker.pid
+
+
+@pytest.mark.parametrize("prompt", ["hang", "hang-at-once"])
+def test_hung_worker_is_ended_at_its_deadline(fake_config: AppConfig, make_request: MakeRequest, prompt: str) -> None:
+    deadlines = dataclasses.replace(fake_config.deadlines, first_chunk_s=2.0, chunk_s=1.0)
+    studio = Studio(dataclasses.replace(fake_config, deadlines=deadlines))
+    studio.start()
+    try:
+        job = wait_for_end(studio, studio.submit(make_request(prompt)).id)
+        assert job.state is JobState.FAILED
+        assert job.diagnosis is not None
+        assert job.diagnosis.code == "engine_hung"
+        log = (fake_config.data_dir / "engine.log").read_text()
+        assert "in generate" in log, "the stack of the hung thread is recorded"
+        assert wait_for_end(studio, studio.submit(make_request()).id).state is JobState.FINISHED
+    finally:
+        studio.close()
+
+
+def test_engine_that_ignores_stop_is_ended(studio: Studio, make_request: MakeRequest) -> None:
+    job = studio.submit(make_request("ignore-stop"))
+    wait_until(lambda: studio.job(job.id).frames_done >= 50)
+    studio.stop(job.id)
+    job = wait_for_end(studio, job.id)
+    assert job.state is JobState.CANCELLED
+    assert job.has_video
+
+
+@pytest.mark.parametrize(("mode", "code"), [("raise", "no_weights"), ("exit", "engine_exited"), ("hang", "engine_hung")])
+def test_engine_that_cannot_load(
+    fake_config: AppConfig, make_request: MakeRequest, monkeypatch: pytest.MonkeyPatch, mode: str, code: str
+) -> None:
+    monkeypatch.setenv("FAKE_LOAD", mode)
+    deadlines = dataclasses.replace(fake_config.deadlines, load_s=1.0)
+    studio = Studio(dataclasses.replace(fake_config, deadlines=deadlines))
+    studio.start()
+    try:
+        job = wait_for_end(studio, studio.submit(make_request()).id)
+        assert job.state is JobState.FAILED
+        assert job.diagnosis is not None
+        assert job.diagnosis.code == code
+        assert not job.has_video
+        monkeypatch.delenv("FAKE_LOAD")
+        wait_until(lambda: studio.engine_status().state == "ready")  # started again by itself
+        assert wait_for_end(studio, studio.submit(make_request()).id).state is JobState.FINISHED
+    finally:
+        studio.close()
+
+
+def test_full_disk_keeps_what_was_written(fake_config: AppConfig, make_request: MakeRequest) -> None:
+    studio = Studio(fake_config)
+    try:
+        job = studio.submit(make_request())
+        (fake_config.data_dir / "jobs" / job.id / "media.mp4").symlink_to("/dev/full")  # every write: no space left
+        studio.start()
+        job = wait_for_end(studio, job.id)
+        assert job.state is JobState.FAILED
+        assert job.diagnosis is not None
+        assert job.diagnosis.code == "disk_full"
+        assert wait_for_end(studio, studio.submit(make_request()).id).state is JobState.FINISHED
+    finally:
+        studio.close()
+
+
+def test_almost_full_disk_takes_no_new_job(fake_config: AppConfig, make_request: MakeRequest) -> None:
+    from liveavatar.core.errors import InputRejected
+
+    studio = Studio(dataclasses.replace(fake_config, min_free_bytes=1 << 60))
+    try:
+        with pytest.raises(InputRejected, match="disk is almost full"):
+            studio.submit(make_request())
+        assert studio.jobs() == []
+    finally:
+        studio.close()
+
+
+APP = """
+import json, sys
+from pathlib import Path
+from liveavatar.config import AppConfig
+from liveavatar.core.request import GenerationRequest
+from liveavatar.service.facade import Studio
+studio = Studio(AppConfig(data_dir=Path(sys.argv[1]), worker_module="tests.fakes.worker"))
+studio.start()
+job = studio.submit(GenerationRequest(**json.loads(sys.argv[2])))
+print(job.id, flush=True)
+while True:
+    studio.read_media(job.id, 0)
+"""
+
+
+def test_killed_app_leaves_no_worker_and_its_job_is_recovered(
+    fake_config: AppConfig, make_request: MakeRequest
+) -> None:
+    request = dataclasses.asdict(make_request("slow", seconds=60.0))
+    app = subprocess.Popen(
+        [sys.executable, "-c", APP, str(fake_config.data_dir), json.dumps(request)],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=REPOSITORY,
+    )
+    assert app.stdout is not None
+    job_id = app.stdout.readline().strip()
+    media = fake_config.data_dir / "jobs" / job_id / "media.mp4"
+    wait_until(lambda: media.exists() and media.stat().st_size > 5_000)
+    workers = engine_processes(app.pid)
+    assert len(workers) == 1
+    app.send_signal(signal.SIGKILL)
+    app.communicate()
+    wait_until(lambda: not workers[0].is_running() or workers[0].status() == psutil.STATUS_ZOMBIE, timeout_s=5)
+
+    studio = Studio(fake_config)
+    try:
+        job = studio.job(job_id)
+        assert job.state is JobState.FAILED
+        assert job.diagnosis is not None
+        assert job.diagnosis.code == "interrupted"
+        video = studio.video_path(job_id)
+        assert video is not None
+        assert count_frames(video) > 0
+    finally:
+        studio.close()
+
+
+def test_second_app_on_the_same_folder_is_told(studio: Studio, fake_config: AppConfig) -> None:
+    from liveavatar.core.errors import LiveAvatarError
+
+    with pytest.raises(LiveAvatarError, match="already running"):
+        Studio(fake_config)
+
+
+def test_deleting_a_running_job_stops_it(studio: Studio, make_request: MakeRequest) -> None:
+    job = studio.submit(make_request("slow", seconds=60.0))
+    wait_until(lambda: studio.job(job.id).frames_done >= 20)
+    studio.delete(job.id)
+    with pytest.raises(KeyError):
+        studio.job(job.id)
+    assert wait_for_end(studio, studio.submit(make_request()).id).state is JobState.FINISHED
+    assert not (studio.config.data_dir / "jobs" / job.id).exists()
