@@ -13,7 +13,7 @@ MAX_SIDE = 4096  # pixels kept; no engine uses more
 MAX_MEGAPIXELS = 80
 MIN_SIDE = 64
 
-_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
 _BACKDROP = (226, 228, 232)  # behind transparent portraits: a light studio grey
 _EXIF_ORIENTATION = 0x0112
 
