@@ -28,7 +28,8 @@ SURE_BACKGROUND = 1.75  # beyond this many ellipse radii nothing belongs to the 
 SHOULDERS = (0.60, 1.05)  # below this the outline is not trusted: the body moves little, and blends in
 SEARCH_RADIUS_PX = 40  # the head's radius at the size at which the outline is sought
 GRABCUT_ROUNDS = 4
-DIFFERS_FROM_BACKGROUND = 34  # colour levels by which a pixel inside the ellipse must differ to be kept
+NUM_BACKGROUND_COLOURS = 8
+DIFFERS_FROM_BACKGROUND = 16  # colour levels by which a pixel inside the ellipse must differ to be kept
 PLAUSIBLE_AREA = (0.30, 2.6)  # of the ellipse's area
 PLAUSIBLE_LEAK = 0.30  # share of the outermost ring that may be called head
 
@@ -87,8 +88,8 @@ def cut_out_head(canvas: Picture, points: FacePoints) -> Matte | None:
     face = _face_hull(points, region, scale, small.shape)
     ellipse = _ellipse_radius(a, b, points, head)
     is_head = _grabcut(small, face, ellipse, a, b)
-    is_head = _keep_what_differs(small, is_head, face, ellipse)
-    if not _is_plausible(is_head, ellipse, b, SEARCH_RADIUS_PX if scale < 1 else head.radius):
+    is_head = _keep_what_differs(small, is_head, face, ellipse, scale * head.radius)
+    if not _is_plausible(is_head, ellipse, b, scale * head.radius):
         logger.info("the head could not be told from its background; the picture is moved as a whole")
         return None
     return _full_size_matte(canvas, region, is_head, head)
@@ -146,14 +147,13 @@ def _grabcut(small: Picture, face: Mask, ellipse: Floats, a: Floats, b: Floats) 
     return np.asarray((labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD))
 
 
-def _keep_what_differs(small: Picture, is_head: Mask, face: Mask, ellipse: Floats) -> Mask:
-    """Give back to the head what lies in the ellipse and is not the colour of the background around it.
+def _keep_what_differs(small: Picture, is_head: Mask, face: Mask, ellipse: Floats, radius_px: float) -> Mask:
+    """Give back to the head what lies in the ellipse and has no colour of the background near it.
 
     Pale hair and helmets are often taken for background. Losing a part of the head tears it; keeping a little
     background does no harm.
     """
-    around = fill_smoothly(small, ~is_head & (ellipse > 1.2))
-    difference = np.abs(small.astype(np.float32) - around).max(axis=2)
+    difference = _difference_from_nearby(small, ~is_head & (ellipse > 1.15), radius_px)
     lost = (difference > DIFFERS_FROM_BACKGROUND) & (ellipse < 1.12)
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
     whole = cv2.morphologyEx((is_head | lost).astype(np.uint8), cv2.MORPH_CLOSE, kernel)
@@ -163,6 +163,25 @@ def _keep_what_differs(small: Picture, is_head: Mask, face: Mask, ellipse: Float
     in_face = components[face]
     connected = np.isin(components, np.unique(in_face[in_face > 0]))
     return _without_holes(connected)
+
+
+def _difference_from_nearby(small: Picture, background: Mask, radius_px: float) -> Floats:
+    """Distance of each pixel's colour to the nearest colour that the background has close to it, in levels."""
+    colours = small.astype(np.float32)
+    difference = np.full(small.shape[:2], 255.0, np.float32)
+    samples = colours[background]
+    if len(samples) < NUM_BACKGROUND_COLOURS:
+        return np.zeros_like(difference)
+    cv2.setRNGSeed(1)
+    stop = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_MAX_ITER, 12, 1.0)
+    _, labels, centres = cv2.kmeans(samples, NUM_BACKGROUND_COLOURS, None, stop, 1, cv2.KMEANS_PP_CENTERS)
+    for index, centre in enumerate(centres):
+        has_colour = np.zeros(small.shape[:2], np.float32)
+        has_colour[background] = labels[:, 0] == index
+        is_near = cv2.GaussianBlur(has_colour, (0, 0), 0.4 * radius_px) > 0.02
+        distance = np.abs(colours - centre).max(axis=2)
+        difference = np.where(is_near, np.minimum(difference, distance), difference)
+    return np.where(difference == 255.0, 0.0, difference).astype(np.float32)
 
 
 def _without_holes(mask: Mask) -> Mask:
@@ -191,9 +210,10 @@ def _full_size_matte(canvas: Picture, region: Region, is_head: Mask, head: HeadC
     fine = _guided_filter(crop, np.asarray(coarse, np.float32), radius)
     fine = smoothstep(fine, 0.12, 0.88)
 
-    dilated = cv2.dilate(np.maximum(fine, coarse), np.ones((2 * radius + 1, 2 * radius + 1), np.uint8))
+    margin = 2 * max(1, round(0.025 * head.radius)) + 1
+    touched = cv2.dilate(np.maximum(fine, coarse), np.ones((margin, margin), np.uint8))
     background = canvas.copy()
-    filled = fill_smoothly(crop, np.asarray(dilated < 0.02))
+    filled = fill_smoothly(crop, np.asarray(touched < 0.02))
     background[region.slices] = np.clip(filled + 0.5, 0, 255).astype(np.uint8)
 
     alpha = np.zeros(canvas.shape[:2], np.float32)
