@@ -17,6 +17,8 @@ _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
 _BACKDROP = (226, 228, 232)  # behind transparent portraits: a light studio grey
 _EXIF_ORIENTATION = 0x0112
 
+Image.MAX_IMAGE_PIXELS = None  # the limit above, with its own sentence, comes before any decoding
+
 
 def import_image(source: Path, target: Path) -> list[str]:
     """Write the picture as an upright RGB PNG and return one sentence per change worth telling.
@@ -24,25 +26,20 @@ def import_image(source: Path, target: Path) -> list[str]:
     Raises InputRejected when it is missing, unreadable, too small or too large.
     """
     notes: list[str] = []
-    image = _open(source)
-    _check_size(image)
-    if getattr(image, "n_frames", 1) > 1 and image.format in ("GIF", "WEBP", "TIFF"):
-        notes.append("The picture has several frames; the first one is used.")
-    if image.getexif().get(_EXIF_ORIENTATION, 1) != 1:
-        notes.append("The picture was turned upright, as its camera recorded.")
-    try:
-        image.draft("RGB", (MAX_SIDE, MAX_SIDE))  # lets JPEG decode huge pictures at a fraction of the size
-        profile = image.info.get("icc_profile")
-        image = ImageOps.exif_transpose(image)
+    with _open(source) as image:
+        _check_size(image)
+        if getattr(image, "n_frames", 1) > 1:
+            notes.append("The picture has several frames; the first one is used.")
+        if image.getexif().get(_EXIF_ORIENTATION, 1) != 1:
+            notes.append("The picture was turned upright, as its camera recorded.")
         if image.has_transparency_data:
             notes.append("The transparent parts of the picture were filled with light grey.")
-        image = _to_rgb(image)
-    except (OSError, ValueError, SyntaxError) as error:
-        raise _unreadable(source, f"It is damaged or incomplete ({error}).") from error
-    if profile:
-        image = _to_srgb(image, profile)
-    image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
-    image.save(target, compress_level=1)
+        try:
+            upright = _decode(image)
+        except (OSError, ValueError, SyntaxError) as error:
+            raise _unreadable(source, f"It is damaged or incomplete ({error}).") from error
+    upright.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
+    upright.save(target, compress_level=1)
     return notes
 
 
@@ -65,21 +62,30 @@ def _open(source: Path) -> Image.Image:
             )
         )
     try:
-        with Image.open(source, formats=_FORMATS) as probe:
-            is_bomb = probe.width * probe.height > MAX_MEGAPIXELS * 1_000_000
-            if is_bomb:
-                _check_size(probe)
-        return Image.open(source, formats=_FORMATS)
-    except Image.DecompressionBombError as error:
-        raise _too_large("more than 178 megapixels") from error
+        return Image.open(source, formats=_FORMATS)  # reads the header only
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
         raise _unreadable(source, "It is not a picture, or it is damaged.") from error
+
+
+def _decode(image: Image.Image) -> Image.Image:
+    """Return the pixels upright, in sRGB, on an opaque ground."""
+    image.draft("RGB", (MAX_SIDE, MAX_SIDE))  # lets JPEG decode huge pictures at a fraction of the size
+    profile = image.info.get("icc_profile")
+    rgb = _to_rgb(ImageOps.exif_transpose(image))
+    return _to_srgb(rgb, profile) if profile else rgb
 
 
 def _check_size(image: Image.Image) -> None:
     megapixels = image.width * image.height / 1_000_000
     if megapixels > MAX_MEGAPIXELS:
-        raise _too_large(f"{image.width} x {image.height} pixels ({megapixels:.0f} megapixels)")
+        raise InputRejected(
+            Diagnosis(
+                code="picture_too_large",
+                title=f"The picture has {image.width} x {image.height} pixels ({megapixels:.0f} megapixels).",
+                cause=f"Up to {MAX_MEGAPIXELS} megapixels are read; a video frame shows less than one.",
+                remedy="Save a smaller copy, for example 2000 pixels wide, and add that.",
+            )
+        )
     if min(image.size) < MIN_SIDE:
         raise InputRejected(
             Diagnosis(
@@ -121,16 +127,5 @@ def _unreadable(source: Path, cause: str) -> InputRejected:
             title=f"The picture “{source.name}” cannot be read.",
             cause=cause,
             remedy="Save it as JPEG, PNG or WebP and add it again.",
-        )
-    )
-
-
-def _too_large(what: str) -> InputRejected:
-    return InputRejected(
-        Diagnosis(
-            code="picture_too_large",
-            title=f"The picture has {what}.",
-            cause=f"Up to {MAX_MEGAPIXELS} megapixels are read; a video frame shows less than one.",
-            remedy="Save a smaller copy, for example 2000 pixels wide, and add that.",
         )
     )

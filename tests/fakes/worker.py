@@ -31,7 +31,9 @@ class FakeEngine:
     def load(self, plan: ExecutionPlan) -> None:
         mode = os.environ.get("FAKE_LOAD", "")
         if mode == "raise":
-            raise EngineFailed(Diagnosis(code="no_weights", title="No weights.", cause="Test.", remedy="None."))
+            raise EngineFailed(
+                Diagnosis(code="no_weights", title="No weights.", cause="Test.", remedy="None.")
+            )
         if mode == "hang":
             signal.pause()
         if mode == "exit":
@@ -54,7 +56,9 @@ class FakeEngine:
             if first >= 5 * CHUNK_FRAMES:
                 self._misbehave(request.prompt)
             done = min(first + CHUNK_FRAMES, num_frames)
-            frames = [np.full((plan.height, plan.width, 3), index % 250, np.uint8) for index in range(first, done)]
+            frames = [
+                np.full((plan.height, plan.width, 3), index % 250, np.uint8) for index in range(first, done)
+            ]
             data = encoder.encode(frames, np.zeros((done - first) * AUDIO_RATE // 25, np.int16))
             yield Progress(job_id=request.job_id, stage="generating", frames_done=done, num_frames=num_frames)
             yield Chunk(job_id=request.job_id, data=data, frames_done=done)

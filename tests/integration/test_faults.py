@@ -47,7 +47,9 @@ def test_finished_job_has_whole_video(studio: Studio, make_request: MakeRequest)
     assert data.index(b"moov") < data.index(b"mdat"), "the index must come first"
 
 
-def test_jobs_run_in_order_and_queued_ones_can_be_cancelled(studio: Studio, make_request: MakeRequest) -> None:
+def test_jobs_run_in_order_and_queued_ones_can_be_cancelled(
+    studio: Studio, make_request: MakeRequest
+) -> None:
     jobs = [studio.submit(make_request("slow", seconds=2.0)) for _ in range(3)]
     assert studio.queue_position(jobs[2].id) in (2, 3)
     studio.stop(jobs[1].id)
@@ -106,7 +108,9 @@ def test_killed_worker_fails_the_job_within_two_seconds(studio: Studio, make_req
 
 
 @pytest.mark.parametrize("prompt", ["hang", "hang-at-once"])
-def test_hung_worker_is_ended_at_its_deadline(fake_config: AppConfig, make_request: MakeRequest, prompt: str) -> None:
+def test_hung_worker_is_ended_at_its_deadline(
+    fake_config: AppConfig, make_request: MakeRequest, prompt: str
+) -> None:
     deadlines = dataclasses.replace(fake_config.deadlines, first_chunk_s=2.0, chunk_s=1.0)
     studio = Studio(dataclasses.replace(fake_config, deadlines=deadlines))
     studio.start()
@@ -131,7 +135,9 @@ def test_engine_that_ignores_stop_is_ended(studio: Studio, make_request: MakeReq
     assert job.has_video
 
 
-@pytest.mark.parametrize(("mode", "code"), [("raise", "no_weights"), ("exit", "engine_exited"), ("hang", "engine_hung")])
+@pytest.mark.parametrize(
+    ("mode", "code"), [("raise", "no_weights"), ("exit", "engine_exited"), ("hang", "engine_hung")]
+)
 def test_engine_that_cannot_load(
     fake_config: AppConfig, make_request: MakeRequest, monkeypatch: pytest.MonkeyPatch, mode: str, code: str
 ) -> None:
@@ -156,7 +162,9 @@ def test_full_disk_keeps_what_was_written(fake_config: AppConfig, make_request: 
     studio = Studio(fake_config)
     try:
         job = studio.submit(make_request())
-        (fake_config.data_dir / "jobs" / job.id / "media.mp4").symlink_to("/dev/full")  # every write: no space left
+        (fake_config.data_dir / "jobs" / job.id / "media.mp4").symlink_to(
+            "/dev/full"
+        )  # every write: no space left
         studio.start()
         job = wait_for_end(studio, job.id)
         assert job.state is JobState.FAILED
@@ -212,7 +220,9 @@ def test_killed_app_leaves_no_worker_and_its_job_is_recovered(
     assert len(workers) == 1
     app.send_signal(signal.SIGKILL)
     app.communicate()
-    wait_until(lambda: not workers[0].is_running() or workers[0].status() == psutil.STATUS_ZOMBIE, timeout_s=5)
+    wait_until(
+        lambda: not workers[0].is_running() or workers[0].status() == psutil.STATUS_ZOMBIE, timeout_s=5
+    )
 
     studio = Studio(fake_config)
     try:

@@ -1,0 +1,79 @@
+"""Start LiveAvatar Studio: `python app.py`. Also the entry point of the Hugging Face Space."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+
+from liveavatar.config import AppConfig
+from liveavatar.core.errors import LiveAvatarError
+from liveavatar.service.facade import Studio
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve the page until interrupted; return the exit code."""
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"
+    )
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    try:
+        config = _parse(arguments)
+        studio = Studio(config)
+    except LiveAvatarError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    except ValueError as error:
+        sys.stderr.write(f"A setting cannot be used: {error}\n")
+        return 2
+    signal.signal(signal.SIGTERM, _leave)
+    try:
+        return _serve(studio, config)
+    finally:
+        studio.close()
+
+
+def _serve(studio: Studio, config: AppConfig) -> int:
+    from ui.page import build_page, launch_options  # late: a bad setting is told before Gradio loads
+
+    page = build_page(studio)
+    try:
+        page.launch(
+            server_name=config.host,
+            server_port=config.port,
+            prevent_thread_lock=True,
+            **launch_options(studio),
+        )
+    except OSError as error:
+        sys.stderr.write(f"The page cannot be served: {error}\nChoose another port with --port.\n")
+        return 1
+    studio.start()  # after the page: the engine's start takes the processor for a moment
+    with contextlib.suppress(KeyboardInterrupt):
+        page.block_thread()
+    return 0
+
+
+def _parse(arguments: Sequence[str] | None) -> AppConfig:
+    parser = argparse.ArgumentParser(
+        prog="python app.py", description="LiveAvatar Studio: interactive talking avatars"
+    )
+    parser.add_argument(
+        "--host", help="address to listen on (GRADIO_SERVER_NAME; default 127.0.0.1, this machine only)"
+    )
+    parser.add_argument(
+        "--port", type=int, help="port (GRADIO_SERVER_PORT; default the first free one from 7860)"
+    )
+    given = {name: value for name, value in vars(parser.parse_args(arguments)).items() if value is not None}
+    return dataclasses.replace(AppConfig.from_environment(), **given)
+
+
+def _leave(signal_number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

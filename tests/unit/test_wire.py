@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from liveavatar.core import events, wire
+from liveavatar.core.errors import Diagnosis
+from liveavatar.core.plan import ExecutionPlan
+from liveavatar.core.request import FaceClicks, ValidatedRequest
+
+REQUEST = ValidatedRequest(
+    job_id="a",
+    image_path="/p.png",
+    audio_path="/v.wav",
+    audio_seconds=1.5,
+    prompt="微笑",
+    seed=3,
+    face_clicks=FaceClicks(
+        mouth_left=(0.1, 0.2), mouth_right=(0.3, 0.2), chin=(0.2, 0.4), eyes=((0.2, 0.1),)
+    ),
+    whole_picture=False,
+)
+PLAN = ExecutionPlan(engine="portrait", width=720, height=400, decisions=("because",))
+DIAGNOSIS = Diagnosis(code="c", title="t", cause="u", remedy="r", facts={"n": 1})
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        events.Load(plan=PLAN),
+        events.Generate(request=REQUEST, plan=PLAN),
+        events.Stop(job_id="a"),
+        events.Shutdown(),
+        events.Hello(pid=1),
+        events.Ready(engine="portrait", load_s=0.5),
+        events.Heartbeat(rss_bytes=5),
+        events.Progress(job_id="a", stage="generating", frames_done=1, num_frames=2),
+        events.Chunk(job_id="a", data=b"\x00\xff", frames_done=1),
+        events.Notice(job_id="a", text="x"),
+        events.Finished(job_id="a", num_frames=2),
+        events.Failed(job_id="a", diagnosis=DIAGNOSIS),
+        events.Cancelled(job_id="a"),
+    ],
+)
+def test_every_message_survives_the_wire(message: events.Command | events.WorkerEvent) -> None:
+    frames = wire.encode(message)
+    assert wire.decode(frames) == message
+    json.loads(frames[0])  # plain JSON: any language can read it
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        [],
+        [b"\x80\x04pickle"],
+        [b"[]"],
+        [b"{}"],
+        [b'{"v": 1, "type": "Job"}'],
+        [b'{"v": 99, "type": "Shutdown"}'],
+        [b'{"v": 1, "type": "Stop"}'],
+        [b'{"v": 1, "type": "Stop", "job_id": "a", "more": 1}'],
+    ],
+)
+def test_foreign_messages_are_refused(frames: list[bytes]) -> None:
+    with pytest.raises(wire.WireError):
+        wire.decode(frames)
