@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .face_points import FacePoints
+from .geometry import Picture
 
-Picture = NDArray[np.uint8]
 Matrix = NDArray[np.float64]
 
 MAX_SUPERSAMPLING = 1.25  # canvas pixels per output pixel: sharper warps when the source has the detail

@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 
 from .face_points import FacePoints
-from .geometry import Floats, Region, smoothstep
-from .matte import HeadCoordinates, Matte, Picture, cut_out_head
+from .geometry import Floats, Picture, Region, smoothstep
+from .matte import HeadCoordinates, Matte, cut_out_head
 from .motion import FramePose
 
 GRID_PX = 8  # the fields are smooth: one sample in eight pixels is enough
@@ -84,7 +84,8 @@ class HeadWarp:
             frame[region.slices] = self._sample(canvas, map_x, map_y)
             return frame
         # What moves is the head without its background; what it uncovers is the background, which does not move.
-        moving = self._sample(cv2.subtract(canvas, self._behind), map_x, map_y)
+        without_background = np.asarray(cv2.subtract(canvas, self._behind), np.uint8)
+        moving = self._sample(without_background, map_x, map_y)
         veil = cv2.cvtColor(self._sample(self._veil, map_x, map_y), cv2.COLOR_GRAY2BGR)
         showing = cv2.multiply(self._background, veil, scale=1 / 255)
         frame[region.slices] = cv2.add(moving, showing)

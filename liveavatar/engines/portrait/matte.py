@@ -14,11 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .face_points import FacePoints, Points
-from .geometry import Floats, Region, smoothstep
+from .geometry import Floats, Picture, Region, smoothstep
 
 logger = logging.getLogger(__name__)
 
-Picture = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 
 # Sizes are in head radii; `a` runs to the right of the head, `b` from its centre down to the chin and beyond.
@@ -81,8 +80,9 @@ def cut_out_head(canvas: Picture, points: FacePoints) -> Matte | None:
     if min(region.width, region.height) < 8:
         return None
     scale = min(1.0, SEARCH_RADIUS_PX / head.radius)
-    small = cv2.resize(canvas[region.slices], None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    small = np.asarray(small, np.uint8)
+    small = np.asarray(
+        cv2.resize(canvas[region.slices], None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), np.uint8
+    )
     y, x = np.mgrid[: small.shape[0], : small.shape[1]].astype(np.float32)
     a, b = head.to_head((x + 0.5) / scale - 0.5 + region.x0, (y + 0.5) / scale - 0.5 + region.y0)
     face = _face_hull(points, region, scale, small.shape)
@@ -141,9 +141,10 @@ def _grabcut(small: Picture, face: Mask, ellipse: Floats, a: Floats, b: Floats) 
     labels[face] = cv2.GC_FGD
     if not (np.any(labels == cv2.GC_FGD) and np.any(labels == cv2.GC_BGD)):
         return np.zeros(face.shape, bool)
-    models = np.zeros((1, 65)), np.zeros((1, 65))
+    models = np.zeros((1, 65)), np.zeros((1, 65))  # OpenCV's own layout of a colour mixture
     cv2.setRNGSeed(1)  # GrabCut clusters colours from random starts
-    cv2.grabCut(small, labels, None, *models, GRABCUT_ROUNDS, cv2.GC_INIT_WITH_MASK)
+    whole = (0, 0, small.shape[1], small.shape[0])  # ignored: the labels say where to start
+    cv2.grabCut(small, labels, whole, *models, GRABCUT_ROUNDS, cv2.GC_INIT_WITH_MASK)
     return np.asarray((labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD))
 
 
@@ -174,10 +175,11 @@ def _difference_from_nearby(small: Picture, background: Mask, radius_px: float) 
         return np.zeros_like(difference)
     cv2.setRNGSeed(1)
     stop = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_MAX_ITER, 12, 1.0)
-    _, labels, centres = cv2.kmeans(samples, NUM_BACKGROUND_COLOURS, None, stop, 1, cv2.KMEANS_PP_CENTERS)
-    for index, centre in enumerate(centres):
+    labels = np.zeros((len(samples), 1), np.int32)
+    _, labels, centres = cv2.kmeans(samples, NUM_BACKGROUND_COLOURS, labels, stop, 1, cv2.KMEANS_PP_CENTERS)
+    for index, centre in enumerate(np.asarray(centres)):
         has_colour = np.zeros(small.shape[:2], np.float32)
-        has_colour[background] = labels[:, 0] == index
+        has_colour[background] = np.asarray(labels)[:, 0] == index
         is_near = cv2.GaussianBlur(has_colour, (0, 0), 0.4 * radius_px) > 0.02
         distance = np.abs(colours - centre).max(axis=2)
         difference = np.where(is_near, np.minimum(difference, distance), difference)
@@ -238,7 +240,7 @@ def _guided_filter(picture: Picture, mask: Floats, radius: int) -> Floats:
     """Move the mask's edge to the picture's own edge (He, Sun and Tang 2010, grey guide)."""
     guide = cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY).astype(np.float32) / 255
 
-    def mean(values: Floats) -> Floats:
+    def mean(values: NDArray[np.floating]) -> Floats:
         return np.asarray(cv2.blur(values, (2 * radius + 1, 2 * radius + 1)), np.float32)
 
     mean_guide, mean_mask = mean(guide), mean(mask)
