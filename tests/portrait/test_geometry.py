@@ -68,6 +68,16 @@ def test_grid_matches_to_local_and_region_contains_the_box() -> None:
     assert u.max() >= 1.5
 
 
+@pytest.mark.parametrize("right", [[160, 110], [160, 60], [160, 80]])
+def test_columns_between_hold_all_pixels_of_those_u(right: list[float]) -> None:
+    frame = CornerFrame.between([100, 80], right)
+    first, end = frame.columns_between(u_range=(-1.2, 1.2), rows=(90, 110))
+    u, _ = frame.grid(Region(x0=0, y0=90, x1=300, y1=110))
+    columns = np.flatnonzero((np.abs(u) <= 1.2).any(axis=0))
+    assert first <= columns[0] <= first + 10
+    assert end - 10 <= columns[-1] < end
+
+
 def test_region_is_cut_at_the_border_and_may_be_empty() -> None:
     frame = CornerFrame.between([-60, 50], [-20, 50])
     assert frame.region(u_range=(-1, 1), v_range=(-1, 1), picture_shape=(100, 100)).is_empty

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
+Picture = NDArray[np.uint8]  # (rows, columns, 3), blue green red
 
 CURVE_REACH = 1.6  # curves are tabulated for u in -1.6 .. 1.6: a little beyond both corners
 CURVE_SAMPLES = 641  # a step of 0.005: far below a pixel even for a mouth that fills the picture
@@ -165,6 +166,17 @@ class CornerFrame:
             x1=max(x0, min(columns, int(np.ceil(x.max())) + 1)),
             y1=max(y0, min(rows, int(np.ceil(y.max())) + 1)),
         )
+
+    def columns_between(self, *, u_range: tuple[float, float], rows: tuple[int, int]) -> tuple[int, int]:
+        """First column and the one after the last in which pixels of some `rows` have u in `u_range`.
+
+        For frames tilted by less than about 80 degrees; then the answer is all columns there can be.
+        """
+        if abs(self.u_axis[0]) < 0.17:
+            return 0, np.iinfo(np.int32).max
+        u, y = np.meshgrid(np.array(u_range), np.array(rows, np.float64))
+        x = self.centre[0] + (u * self.half_width - (y - self.centre[1]) * self.u_axis[1]) / self.u_axis[0]
+        return int(np.floor(x.min())), int(np.ceil(x.max())) + 1
 
     def grid(self, region: Region) -> tuple[Floats, Floats]:
         """Local coordinates u and v of every pixel centre of `region`, each (height, width)."""

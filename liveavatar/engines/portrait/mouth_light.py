@@ -1,0 +1,99 @@
+"""The light on one portrait's mouth: how bright and of what colour its inside would be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from liveavatar.engines.portrait.geometry import Floats, Picture
+from liveavatar.engines.portrait.mouth_anatomy import MouthAnatomy
+
+Mask = NDArray[np.bool_]
+
+LUMA = np.array([0.114, 0.587, 0.299], np.float32)  # ITU-R BT.601, blue green red
+TYPICAL_SKIN = np.array([122.0, 148.0, 188.0], np.float32)  # a light skin in neutral daylight
+TYPICAL_SKIN_LUMA = 157.0
+WORK_HALF_WIDTH_PX = 48.0  # colours are measured on a small copy: large mouths have no more colours
+
+# Materials in neutral daylight, blue green red.
+DARK_COLOUR = (14.0, 12.0, 26.0)
+GUM_COLOUR = (62.0, 56.0, 112.0)
+TONGUE_COLOUR = (82.0, 76.0, 150.0)
+TOOTH_COLOUR = (172.0, 190.0, 200.0)
+CAST_SHARE = 0.45  # how much of the skin's colour cast is the light's, not the skin's
+
+
+@dataclass(frozen=True, kw_only=True)
+class MouthLight:
+    """Colours of the mouth's materials and the light's slope."""
+
+    materials: Floats  # (4, 3): dark, gum, tongue, tooth; blue green red 0..255
+    sideways: float  # change of log brightness from the mouth's middle to its right corner
+    skin: Floats  # (3,), median skin around the mouth
+
+
+def measure_light(picture: Picture, anatomy: MouthAnatomy) -> MouthLight:
+    """Look at the skin around the mouth, and at the teeth where the portrait shows some."""
+    patch, u, v = _small_patch(picture, anatomy)
+    skin_mask = _skin_mask(anatomy, u, v)
+    skin_pixels = patch[skin_mask]
+    skin = np.median(skin_pixels, axis=0) if len(skin_pixels) > 20 else TYPICAL_SKIN
+    luma = float(np.clip(skin @ LUMA / TYPICAL_SKIN_LUMA, 0.15, 1.25))
+    cast = (skin / max(float(skin.mean()), 1.0)) / (TYPICAL_SKIN / TYPICAL_SKIN.mean())
+    cast = np.clip(cast, 0.4, 2.0) ** CAST_SHARE
+    # Teeth brighten less than skin darkens: dark skin does not mean dark light.
+    brightness = np.array([luma, luma, luma, min(1.06, 0.22 + 0.80 * luma)])[:, None]
+    materials = np.array([DARK_COLOUR, GUM_COLOUR, TONGUE_COLOUR, TOOTH_COLOUR]) * cast * brightness
+    inside = (v > anatomy.upper_inner(u) + 0.03) & (v < anatomy.lower_inner(u) - 0.03) & (np.abs(u) < 0.9)
+    _learn_from_own_inside(materials, patch[inside], skin)
+    return MouthLight(
+        materials=np.clip(materials, 0.0, 245.0).astype(np.float32),
+        sideways=_sideways_slope(patch, skin_mask, u),
+        skin=skin.astype(np.float32),
+    )
+
+
+def _small_patch(picture: Picture, anatomy: MouthAnatomy) -> tuple[Floats, Floats, Floats]:
+    """The mouth and its surroundings, upright, at a bounded size; with its u and v."""
+    step = 1.0 / min(WORK_HALF_WIDTH_PX, max(12.0, anatomy.frame.half_width))
+    u, v = np.meshgrid(
+        np.arange(-1.4, 1.4, step, dtype=np.float32),
+        np.arange(anatomy.nose_level, 0.9 * anatomy.chin_level, step, dtype=np.float32),
+    )
+    x, y = anatomy.frame.to_picture(u, v)
+    patch = cv2.remap(picture, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return patch.astype(np.float32), u, v
+
+
+def _skin_mask(anatomy: MouthAnatomy, u: Floats, v: Floats) -> Mask:
+    clear_of_lips = (v < anatomy.upper_outer(u) - 0.12) | (v > anatomy.lower_outer(u) + 0.12)
+    return np.asarray(clear_of_lips & (np.abs(u) < 1.3), np.bool_)
+
+
+def _learn_from_own_inside(materials: NDArray[np.float64], inside: Floats, skin: Floats) -> None:
+    """Take the colour of teeth and of the dark from the portrait where it shows them (in place)."""
+    if len(inside) < 12:
+        return
+    luma = inside @ LUMA
+    spread = inside.max(axis=1) - inside.min(axis=1)
+    skin_luma, skin_spread = float(skin @ LUMA), float(skin.max() - skin.min())
+    teeth = inside[(luma > 0.75 * skin_luma) & (spread < max(0.8 * skin_spread, 25.0))]
+    if len(teeth) > 0.05 * len(inside):
+        materials[3] = 0.3 * materials[3] + 0.7 * np.median(teeth, axis=0)
+    dark = inside[luma < 0.35 * skin_luma]
+    if len(dark) > 0.05 * len(inside):
+        materials[0] = 0.5 * materials[0] + 0.5 * np.median(dark, axis=0)
+
+
+def _sideways_slope(patch: Floats, skin_mask: Mask, u: Floats) -> float:
+    """How the light falls off from left to right, from the skin on both sides."""
+    luma = patch @ LUMA
+    sides = []
+    for side_mask in (skin_mask & (u < -0.4), skin_mask & (u > 0.4)):
+        if side_mask.sum() < 20:
+            return 0.0
+        sides.append(float(np.median(luma[side_mask])) + 8.0)
+    return float(np.clip(0.5 * np.log(sides[1] / sides[0]), -0.45, 0.45))

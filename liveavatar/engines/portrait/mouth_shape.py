@@ -1,0 +1,205 @@
+"""What a mouth command does to the lips and the jaw: every column of the mouth, in local units.
+
+A *column* is a line of constant u in the portrait. For each one this file says where the lip edges, the lip
+borders and the chin are now; `mouth_warp.py` turns that into a picture. Lengths are in half mouth widths.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from liveavatar.engines.portrait.geometry import Floats, TabulatedCurve, smoothstep
+from liveavatar.engines.portrait.motion import MOUTH_CHANNELS
+from liveavatar.engines.portrait.mouth_anatomy import MouthAnatomy
+
+# Opening. A gap of 0.8 half widths is a loud "ah"; the root keeps the first opening visible.
+SMALLEST_GAP, GAP_RANGE, GAP_ONSET_POWER = 0.10, 0.72, 0.35
+UPPER_LIP_SHARE = 0.30  # of an opening; the jaw does the rest
+JAW_RANGE = 0.62  # chin drop at jaw = 1
+CORNER_JAW_SHARE = 0.30  # how much of the jaw's drop the mouth corners follow
+
+UPPER_POINTEDNESS, LOWER_POINTEDNESS = 1.10, 0.72  # the upper lip lifts in the middle, the lower hangs
+
+# Width. Measured on speakers: spread lips are about a tenth wider, rounded ones a quarter narrower.
+WIDENING, NARROWING, ROUNDING, SMILE_WIDENING = 0.11, 0.16, 0.30, 0.05
+CORNER_LIFT_SMILE, CORNER_LIFT_WIDE = 0.15, 0.035
+
+# Lips.
+PRESS_ROLL = 0.34  # part of the lip that rolls inwards when pressed
+FV_LOWER_ROLL = 0.45  # the lower lip tucks under the upper teeth
+FV_UPPER_LIFT, FV_GAP = 0.06, 0.05
+TEETH_UPPER_LIFT, TEETH_LOWER_DROP = 0.05, 0.06  # "s" bares the teeth a little
+ROUND_PROTRUSION = 0.22  # rounded lips come forward and look thicker
+
+
+@dataclass(frozen=True, kw_only=True)
+class MouthCommand:
+    """One frame's wish, clipped to the ranges of `MOUTH_CHANNELS`."""
+
+    jaw: float
+    open: float
+    wide: float
+    round: float
+    press: float
+    fv: float
+    teeth: float
+    tongue: float
+    smile: float
+
+    @classmethod
+    def from_channels(cls, mouth: Floats, smile: float) -> MouthCommand:
+        """Raises `ValueError` unless `mouth` has one value per channel."""
+        if np.shape(mouth) != (len(MOUTH_CHANNELS),):
+            raise ValueError(f"mouth must have shape ({len(MOUTH_CHANNELS)},), got {np.shape(mouth)}")
+        values = dict(zip(MOUTH_CHANNELS, np.nan_to_num(mouth).astype(float).tolist(), strict=True))
+        limited = {
+            name: min(max(value, -1.0 if name == "wide" else 0.0), 1.2) for name, value in values.items()
+        }
+        return cls(**limited, smile=min(max(smile, 0.0), 1.0))
+
+    @property
+    def width_scale(self) -> float:
+        """Mouth width compared with the portrait's."""
+        spread = WIDENING * max(self.wide, 0.0) + SMILE_WIDENING * self.smile
+        return (
+            1.0 + spread - NARROWING * max(-self.wide, 0.0) * (1 - self.round / 1.2) - ROUNDING * self.round
+        )
+
+    @property
+    def gap(self) -> float:
+        """Parting of the lips at the middle."""
+        lip_gap = (SMALLEST_GAP + GAP_RANGE * self.open) * self.open**GAP_ONSET_POWER
+        lip_gap *= 1.0 - 0.28 * min(self.round, 1.0)
+        return lip_gap * (1.0 - min(self.press, 1.0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class MouthColumns:
+    """The portrait's mouth, sampled at the columns in use."""
+
+    u: Floats
+    upper_outer: Floats
+    upper_inner: Floats
+    lower_inner: Floats
+    lower_outer: Floats
+    hidden_rim: Floats  # rim of each lip that is never shown: in the portrait it touches teeth
+    contact: Floats  # where closed lips meet
+    corner_window: Floats  # 1 between the corners, falling to 0 in the cheeks
+    jaw_window: Floats  # how much of the chin's drop this column follows
+
+    @classmethod
+    def sample(cls, anatomy: MouthAnatomy, u: Floats) -> MouthColumns:
+        left, right = anatomy.jaw_left_reach, anatomy.jaw_right_reach
+        contact = TabulatedCurve(values=anatomy.contact_line())
+        return cls(
+            u=u,
+            upper_outer=anatomy.upper_outer(u),
+            upper_inner=anatomy.upper_inner(u),
+            lower_inner=anatomy.lower_inner(u),
+            lower_outer=anatomy.lower_outer(u),
+            hidden_rim=_hidden_rim(anatomy, u),
+            contact=contact(u),
+            corner_window=smoothstep(-u, 0.95 * left + 0.2, 0.9) * smoothstep(u, 0.95 * right + 0.2, 0.9),
+            jaw_window=smoothstep(-u, 1.24 * left, 0.62 * left) * smoothstep(u, 1.24 * right, 0.62 * right),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LipEdges:
+    """The inner lip edges of one frame. Between them is the inside of the mouth; they touch where it is closed.
+
+    `u` counts columns of the portrait: a rounded mouth is narrower in the picture, but its corners are still at
+    u = -1 and 1.
+    """
+
+    u: Floats
+    upper: Floats
+    lower: Floats
+
+
+@dataclass(frozen=True, kw_only=True)
+class MouthShape:
+    """All columns of one frame: where each row is now, and which row of the portrait it shows."""
+
+    edges: LipEdges
+    upper_border: Floats  # outer border of the upper lip, now
+    lower_border: Floats
+    upper_edge_source: Floats  # row of the portrait shown at the upper lip's edge
+    lower_edge_source: Floats
+    corner_line: Floats  # row to which `MouthColumns.contact` has moved; the lip line in the cheeks
+    jaw_drop: Floats  # drop of the chin against the portrait, per column
+    chin_drop: float  # the same in the middle
+    gap: float
+
+
+def _hidden_rim(anatomy: MouthAnatomy, u: Floats) -> Floats:
+    """Pixels on the border of an open mouth are half tooth; closing over them would draw a bright thread."""
+    parted = smoothstep(TabulatedCurve(values=anatomy.gap_values)(u), 0.02, 0.12)
+    wide_open = smoothstep(np.float32(anatomy.gap), 0.3, 1.0)
+    return np.asarray(parted * (0.6 * anatomy.pixel + 0.015 + 0.03 * wide_open), np.float32)
+
+
+def shape_mouth(anatomy: MouthAnatomy, columns: MouthColumns, command: MouthCommand) -> MouthShape:
+    """Move lips and jaw of the portrait as commanded."""
+    side = np.minimum(np.abs(columns.u), 1.0)
+    jaw_room = min(1.0, anatomy.chin_level / 1.35)  # a short chin drops less
+    chin_drop = command.jaw * JAW_RANGE * jaw_room - anatomy.jaw_drop
+    jaw_drop = np.float32(chin_drop) * columns.jaw_window
+    line = columns.contact + _corner_shift(command, columns, jaw_drop, side)
+    upper_edge, lower_edge, gap = _part_lips(command, line, side)
+    upper_roll, lower_roll = _lip_roll(anatomy, command, side)
+    upper_thickness = columns.upper_inner - columns.upper_outer - upper_roll
+    lower_thickness = columns.lower_outer - columns.lower_inner - lower_roll
+    protrusion = np.float32(1.0 + ROUND_PROTRUSION * command.round) * np.ones_like(side)
+    edges = LipEdges(u=columns.u, upper=upper_edge, lower=lower_edge)
+    return MouthShape(
+        edges=edges,
+        upper_border=upper_edge - upper_thickness * protrusion,
+        lower_border=lower_edge + lower_thickness * protrusion,
+        upper_edge_source=columns.upper_inner - upper_roll - 0.5 * columns.hidden_rim,
+        lower_edge_source=columns.lower_inner + lower_roll + columns.hidden_rim,
+        corner_line=line,
+        jaw_drop=jaw_drop,
+        chin_drop=chin_drop,
+        gap=gap,
+    )
+
+
+def _corner_shift(command: MouthCommand, columns: MouthColumns, jaw_drop: Floats, side: Floats) -> Floats:
+    """The lips' line follows the jaw a little, more at the corners; smiling lifts the corners."""
+    with_jaw = CORNER_JAW_SHARE * jaw_drop * (0.55 + 0.45 * side**2)
+    lift = CORNER_LIFT_SMILE * command.smile + CORNER_LIFT_WIDE * max(command.wide, 0.0)
+    return np.asarray(with_jaw - np.float32(lift) * side**2 * columns.corner_window, np.float32)
+
+
+def _part_lips(command: MouthCommand, line: Floats, side: Floats) -> tuple[Floats, Floats, float]:
+    """Upper edge, lower edge and middle gap. The opening is pointed at the corners, oval when rounded."""
+    rounding = min(command.round, 1.0)
+    opening_width = 1.0 - 0.12 * rounding  # rounded lips stay in touch next to the corners
+    lens = np.clip(1.0 - (side / opening_width) ** 2.3, 0.0, 1.0)
+    upper_profile = lens ** (UPPER_POINTEDNESS - 0.35 * rounding)
+    lower_profile = lens ** (LOWER_POINTEDNESS + 0.05 * rounding)
+    free = 1.0 - min(command.press, 1.0)
+    upper_lift = UPPER_LIP_SHARE * command.gap * (1.0 - 0.35 * rounding)
+    lower_drop = command.gap - upper_lift
+    upper_lift += free * (TEETH_UPPER_LIFT * command.teeth + FV_UPPER_LIFT * command.fv)
+    lower_drop += free * (TEETH_LOWER_DROP * command.teeth + (FV_GAP - FV_UPPER_LIFT) * command.fv)
+    upper = line - np.float32(upper_lift) * upper_profile
+    lower = line + np.float32(lower_drop) * lower_profile
+    return (
+        np.asarray(upper, np.float32),
+        np.asarray(np.maximum(lower, upper), np.float32),
+        max(0.0, upper_lift + lower_drop),
+    )
+
+
+def _lip_roll(anatomy: MouthAnatomy, command: MouthCommand, side: Floats) -> tuple[Floats, Floats]:
+    """How much of each lip turns inwards, out of sight."""
+    towards_corner = np.clip(1.0 - side**6, 0.0, 1.0)
+    pressed = PRESS_ROLL * min(command.press, 1.0) * towards_corner
+    tucked = FV_LOWER_ROLL * min(command.fv, 1.0) * np.clip(1.0 - side**2.3, 0.0, 1.0)
+    upper = pressed * anatomy.upper_thickness * 0.8 * (1 - side**2)
+    lower = np.minimum(pressed + tucked, 0.6) * anatomy.lower_thickness * 0.8 * (1 - side**2)
+    return np.asarray(upper, np.float32), np.asarray(lower, np.float32)
