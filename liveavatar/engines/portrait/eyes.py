@@ -13,10 +13,17 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .face_points import EyePoints, FacePoints
-from .geometry import CornerFrame, Floats, Picture, Region, TabulatedCurve, smoothstep
-from .matte import fill_smoothly
-from .motion import FramePose
+from liveavatar.engines.portrait.face_points import EyePoints, FacePoints
+from liveavatar.engines.portrait.geometry import (
+    CornerFrame,
+    Floats,
+    Picture,
+    Region,
+    TabulatedCurve,
+    smoothstep,
+)
+from liveavatar.engines.portrait.matte import fill_smoothly
+from liveavatar.engines.portrait.motion import FramePose
 
 MIN_HALF_WIDTH_PX = 2.5  # a smaller eye is a smudge; moving it would only flicker
 MIN_SHARE_OF_LARGER_EYE = 0.5  # a much narrower second eye is hidden behind the nose of a turned face

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .face_points import FacePoints
-from .geometry import Picture
+from liveavatar.engines.portrait.face_points import FacePoints
+from liveavatar.engines.portrait.geometry import Picture
 
 Matrix = NDArray[np.float64]
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from .face_points import FacePoints
-from .geometry import Floats, Picture, Region, smoothstep
-from .matte import HeadCoordinates, Matte, cut_out_head
-from .motion import FramePose
+from liveavatar.engines.portrait.face_points import FacePoints
+from liveavatar.engines.portrait.geometry import Floats, Picture, Region, smoothstep
+from liveavatar.engines.portrait.matte import HeadCoordinates, Matte, cut_out_head
+from liveavatar.engines.portrait.motion import FramePose
 
 GRID_PX = 8  # the fields are smooth: one sample in eight pixels is enough
 MAX_STRETCH = 0.8  # bound on the slope of the displacement; below 1 the warp cannot fold

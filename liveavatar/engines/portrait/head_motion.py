@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .motion import FPS, Floats, FramePose, Style
+from liveavatar.engines.portrait.motion import FPS, Floats, FramePose, Style
 
 EASE_IN_S = 0.8  # from the portrait's own pose into motion
 BLINK_SHAPE = np.array([0.30, 0.85, 1.0, 1.0, 0.82, 0.52, 0.24, 0.07], np.float32)  # lids, frame by frame

@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .face_points import FacePoints, Points
-from .geometry import Floats, Picture, Region, smoothstep
+from liveavatar.engines.portrait.face_points import FacePoints, Points
+from liveavatar.engines.portrait.geometry import Floats, Picture, Region, smoothstep
 
 logger = logging.getLogger(__name__)
 
@@ -175,11 +175,11 @@ def _difference_from_nearby(small: Picture, background: Mask, radius_px: float) 
         return np.zeros_like(difference)
     cv2.setRNGSeed(1)
     stop = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_MAX_ITER, 12, 1.0)
-    labels = np.zeros((len(samples), 1), np.int32)
-    _, labels, centres = cv2.kmeans(samples, NUM_BACKGROUND_COLOURS, labels, stop, 1, cv2.KMEANS_PP_CENTERS)
+    unset = np.zeros((len(samples), 1), np.int32)
+    _, label, centres = cv2.kmeans(samples, NUM_BACKGROUND_COLOURS, unset, stop, 1, cv2.KMEANS_PP_CENTERS)
     for index, centre in enumerate(np.asarray(centres)):
         has_colour = np.zeros(small.shape[:2], np.float32)
-        has_colour[background] = np.asarray(labels)[:, 0] == index
+        has_colour[background] = np.asarray(label)[:, 0] == index
         is_near = cv2.GaussianBlur(has_colour, (0, 0), 0.4 * radius_px) > 0.02
         distance = np.abs(colours - centre).max(axis=2)
         difference = np.where(is_near, np.minimum(difference, distance), difference)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from .motion import Style
+from liveavatar.engines.portrait.motion import Style
 
 # Canonical cue -> pattern. English patterns match whole words, in lower case.
 _LIVELINESS_CUES: dict[str, tuple[str, float]] = {

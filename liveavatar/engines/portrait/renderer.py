@@ -5,13 +5,13 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from .eyes import EyeRenderer
-from .face_points import FacePoints
-from .framing import frame_face, frame_picture
-from .geometry import Floats, Picture
-from .head import HeadWarp
-from .motion import MOUTH_CHANNELS, FramePose
-from .mouth import MouthRenderer
+from liveavatar.engines.portrait.eyes import EyeRenderer
+from liveavatar.engines.portrait.face_points import FacePoints
+from liveavatar.engines.portrait.framing import frame_face, frame_picture
+from liveavatar.engines.portrait.geometry import Floats, Picture
+from liveavatar.engines.portrait.head import HeadWarp
+from liveavatar.engines.portrait.motion import MOUTH_CHANNELS, FramePose
+from liveavatar.engines.portrait.mouth import MouthRenderer
 
 JAW = MOUTH_CHANNELS.index("jaw")
 STILL_ZOOM = 1.04  # the margin within which a picture without a face may move
