@@ -1,0 +1,1 @@
+"""Comparison of the S2V model with recorded tensors, case by case."""
