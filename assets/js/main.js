@@ -1,0 +1,188 @@
+// Puts the page's own parts in their places and connects them with Gradio's fields.
+
+import { h, icon, setText, whenPresent } from "./dom.js";
+import { Machine } from "./machine.js";
+import { Poller } from "./poller.js";
+import { portraitRow, readSamples, stageCards, voiceChips } from "./samples.js";
+import { Stage } from "./stage.js";
+import { problemText, words } from "./strings.js";
+import { Videos } from "./videos.js";
+
+const JOB_KEY = "liveavatar-job";
+const LOST_AFTER = 2; // failures in a row before the page says so
+
+const samples = readSamples();
+let stage;
+let machine;
+let videos;
+let pill;
+let lastState = null;
+
+const poller = new Poller(
+  (state) => {
+    lastState = state;
+    stage.update(state.job);
+    machine.update(state);
+    videos.update(state.jobs, state.num_jobs, poller.jobId);
+    drawPill(state, 0);
+  },
+  (failures) => drawPill(lastState, failures),
+);
+
+function drawPill(state, failures) {
+  let [kind, text] = ["busy", words.starting];
+  if (failures >= LOST_AFTER) [kind, text] = ["error", words.lost];
+  else if (state) [kind, text] = engineWords(state);
+  pill.dataset.kind = kind;
+  setText(pill.lastChild, text);
+  document.body.classList.toggle("la-offline", failures >= LOST_AFTER);
+}
+
+function engineWords({ engine, num_active, num_waiting }) {
+  if (engine.state === "failed") return ["error", words.engineFailed];
+  if (engine.state === "restarting") return ["busy", words.restarting];
+  if (num_active) return ["busy", num_waiting ? `${words.working} · ${words.inLine(num_waiting)}` : words.working];
+  return engine.state === "starting" ? ["busy", words.starting] : ["ok", words.ready];
+}
+
+/** Follow a job on the stage; remembered in the address and in this tab, so that a reload finds it again. */
+function attach(jobId, { play = true, scroll = false } = {}) {
+  sessionStorage.setItem(JOB_KEY, jobId);
+  setAddress(jobId);
+  stage.show(jobId, { play });
+  if (scroll) bringIntoView();
+  return poller.watch(jobId);
+}
+
+function detach() {
+  sessionStorage.removeItem(JOB_KEY);
+  setAddress(null);
+  stage.clear();
+  return poller.watch(null);
+}
+
+function setAddress(jobId) {
+  const address = new URL(location);
+  if (jobId) address.searchParams.set("job", jobId);
+  else address.searchParams.delete("job");
+  history.replaceState(history.state, "", address);
+}
+
+function bringIntoView() {
+  const box = stage.host.getBoundingClientRect();
+  if (box.top >= 0 && box.top < innerHeight / 2) return;
+  const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  stage.host.scrollIntoView({ behavior: calm ? "auto" : "smooth", block: "start" });
+}
+
+/** Show above the Generate button what has to be mended, and mark the field. */
+function showProblem(diagnosis) {
+  const host = document.getElementById("studio-problem");
+  document.querySelectorAll(".la-wrong").forEach((element) => element.classList.remove("la-wrong"));
+  if (!diagnosis) {
+    host.replaceChildren();
+    return;
+  }
+  const [title, cause, remedy] = problemText(diagnosis);
+  const close = h(
+    "button",
+    { type: "button", class: "la-icon-button", "aria-label": words.dismiss, onclick: () => showProblem(null) },
+    icon("close"),
+  );
+  const text = h("div", {}, h("b", {}, title), " ", [cause, remedy].filter(Boolean).join(" "));
+  host.replaceChildren(h("div", { class: "la-note error problem", role: "alert" }, text, close));
+  const field = fieldOf(diagnosis.code);
+  field?.classList.add("la-wrong");
+  field?.scrollIntoView({ block: "nearest" });
+}
+
+function fieldOf(code) {
+  const fields = [
+    [/picture/, "studio-portrait"],
+    [/voice|sound/, "studio-voice"],
+    [/prompt/, "studio-prompt"],
+    [/size/, "studio-size"],
+    [/engine_unavailable|unknown_engine|seed/, "studio-more"],
+  ];
+  const found = fields.find(([pattern]) => pattern.test(code));
+  return found ? document.getElementById(found[1]) : null;
+}
+
+function setSending(sending) {
+  const button = document.getElementById("studio-generate");
+  button.toggleAttribute("aria-busy", sending);
+  button.classList.toggle("la-busy", sending);
+}
+
+/** What Gradio's events call; see ui/page.py. */
+window.studio = {
+  choice: "",
+  submitting() {
+    showProblem(null);
+    setSending(true);
+    this.clickedAt = performance.now();
+  },
+  submitted(ticket) {
+    setSending(false);
+    if (ticket?.job) attach(ticket.job.id, { scroll: true });
+    else showProblem(ticket?.problem ?? { code: "network", title: words.networkProblem, cause: "", remedy: "" });
+  },
+};
+
+function press(elementId, choice) {
+  window.studio.choice = choice;
+  document.getElementById(elementId).click();
+}
+
+function fillSample(choice) {
+  showProblem(null);
+  press("studio-fill", choice);
+}
+
+function trySample(choice) {
+  window.studio.submitting();
+  press("studio-try", choice);
+}
+
+function drawTop(host) {
+  pill = h("div", { class: "pill", role: "status", "aria-live": "polite" }, h("i", {}), h("span", {}, words.starting));
+  host.append(h("div", { class: "brand" }, h("span", { class: "logo", "aria-hidden": "true" }), h("h1", {}, "LiveAvatar Studio")), pill);
+}
+
+function drawInputs() {
+  document.getElementById("studio-samples")?.append(portraitRow(samples, fillSample));
+  const voices = document.getElementById("studio-voices");
+  if (samples.voices.length) voices.append(voiceChips(samples, fillSample));
+  if (!navigator.mediaDevices) voices.append(h("p", { class: "la-muted" }, words.microphoneHint));
+}
+
+async function start() {
+  const parts = ["studio-top", "studio-stage", "studio-machine", "studio-videos", "studio-problem", "studio-voices"];
+  const hosts = Object.fromEntries(await Promise.all(parts.map(async (id) => [id, await whenPresent(id)])));
+  drawTop(hosts["studio-top"]);
+  drawInputs();
+  stage = new Stage(hosts["studio-stage"], {
+    attach: (id) => attach(id),
+    detach,
+    changed: () => poller.pollNow(),
+    problem: (diagnosis) => window.studio.submitted({ problem: diagnosis ?? undefined }),
+    idleCards: idleCards(),
+  });
+  machine = new Machine(hosts["studio-machine"]);
+  videos = new Videos(hosts["studio-videos"], {
+    open: (id) => attach(id, { scroll: true }),
+    deleted: (id) => (id === poller.jobId ? detach() : poller.pollNow()),
+  });
+  Object.assign(window.studio, { stage, poller });
+  const remembered = new URLSearchParams(location.search).get("job") ?? sessionStorage.getItem(JOB_KEY);
+  if (remembered) attach(remembered, { play: false });
+  await poller.start();
+  document.body.classList.add("la-started");
+}
+
+function idleCards() {
+  if (!samples.portraits.length) return null;
+  return h("div", {}, h("p", { class: "or" }, words.idleSamples), stageCards(samples, trySample));
+}
+
+start();

@@ -1,0 +1,58 @@
+// Sample portraits and voices: a row under the portrait field, chips under the voice field, cards on the empty stage.
+
+import { assetUrl } from "./api.js";
+import { h, icon } from "./dom.js";
+import { words } from "./strings.js";
+
+const MAX_STAGE_CARDS = 4;
+
+/** Read the list of samples that came with the page. */
+export function readSamples() {
+  const data = document.getElementById("studio-data");
+  return data ? JSON.parse(data.textContent) : { portraits: [], voices: [] };
+}
+
+/** Draw the row of portraits; each fills the portrait and its voice in. */
+export function portraitRow(samples, fill) {
+  const buttons = samples.portraits.map((portrait, index) =>
+    h(
+      "button",
+      { type: "button", class: "face", title: portrait.title, onclick: () => fill(`portrait:${index}`) },
+      h("img", { src: assetUrl(portrait.file), alt: words.useSample(portrait.title), loading: "lazy" }),
+    ),
+  );
+  return h("div", { class: "la-faces", role: "group", "aria-label": words.samples }, ...buttons);
+}
+
+/** Draw one chip per voice. */
+export function voiceChips(samples, fill) {
+  const buttons = samples.voices.map((voice, index) => {
+    const seconds = Math.round(voice.seconds);
+    return h(
+      "button",
+      {
+        type: "button",
+        class: "chip",
+        "aria-label": words.useVoice(voice.title, voice.language, seconds),
+        onclick: () => fill(`voice:${index}`),
+      },
+      icon("sound"),
+      voice.title,
+      h("small", {}, `${voice.language} · ${seconds} s`),
+    );
+  });
+  return h("div", { class: "la-chips", role: "group", "aria-label": words.sampleVoices }, ...buttons);
+}
+
+/** Draw large cards that make a video at one click. */
+export function stageCards(samples, tryIt) {
+  const cards = samples.portraits.slice(0, MAX_STAGE_CARDS).map((portrait, index) =>
+    h(
+      "button",
+      { type: "button", class: "try", "aria-label": words.tryTitle(portrait.title), onclick: () => tryIt(`portrait:${index}`) },
+      h("img", { src: assetUrl(portrait.file), alt: "" }),
+      h("span", {}, icon("play"), words.tryIt),
+    ),
+  );
+  return h("div", { class: "la-tries" }, ...cards);
+}

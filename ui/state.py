@@ -1,0 +1,125 @@
+"""What the page is told: jobs, engine and machine as plain JSON values."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any
+
+from liveavatar.core.errors import Diagnosis
+from liveavatar.core.job import Job, JobState
+from liveavatar.core.plan import FPS
+
+if TYPE_CHECKING:
+    from liveavatar.service.facade import Studio
+
+MAX_LISTED_JOBS = 60
+
+Json = dict[str, Any]
+
+
+def diagnosis_json(diagnosis: Diagnosis | None) -> Json | None:
+    """Return the parts that an operator reads, and the code that the page reacts to."""
+    if diagnosis is None:
+        return None
+    return {
+        "code": diagnosis.code,
+        "title": diagnosis.title,
+        "cause": diagnosis.cause,
+        "remedy": diagnosis.remedy,
+    }
+
+
+def job_json(job: Job, *, queue_position: int) -> Json:
+    """Return one job. Times in seconds; `seconds_left` is None until the speed is known."""
+    frames_left = job.num_frames - job.frames_done
+    seconds_left = frames_left / job.fps if job.state is JobState.RUNNING and job.fps > 0 else None
+    return {
+        "id": job.id,
+        "state": job.state.value,
+        "active": not job.state.is_terminal,
+        "queue_position": queue_position,
+        "frames_done": job.frames_done,
+        "num_frames": job.num_frames,
+        "fps": round(job.fps, 1),
+        "play_fps": FPS,
+        "seconds_left": None if seconds_left is None else round(seconds_left, 1),
+        "audio_seconds": round(job.audio_seconds, 2),
+        "size": job.size_made or job.size_asked,
+        "engine": job.engine,
+        "prompt": job.prompt,
+        "created_at": job.created_at,
+        "stop_requested": job.stop_requested,
+        "notes": list(job.notes),
+        "diagnosis": diagnosis_json(job.diagnosis),
+        "has_video": job.has_video,
+    }
+
+
+def hardware_json(studio: Studio) -> Json:
+    """Return the machine's memory, in bytes."""
+    hardware = studio.hardware()
+    return {
+        "gpus": [
+            {
+                "index": gpu.index,
+                "name": gpu.name,
+                "total_bytes": gpu.total_bytes,
+                "used_bytes": gpu.used_bytes,
+                "free_bytes": gpu.free_bytes,
+                "utilisation": gpu.utilisation,
+                "temperature": gpu.temperature,
+            }
+            for gpu in hardware.gpus
+        ],
+        "host_total_bytes": hardware.host_total_bytes,
+        "host_available_bytes": hardware.host_available_bytes,
+        "num_cores": hardware.num_cores,
+        "problem": hardware.problem,
+    }
+
+
+def engine_json(studio: Studio) -> Json:
+    """Return how the engine is."""
+    status = studio.engine_status()
+    return {
+        "state": status.state,
+        "name": status.engine,
+        "rss_bytes": status.rss_bytes,
+        "diagnosis": diagnosis_json(status.diagnosis),
+    }
+
+
+def describe(studio: Studio, job: Job) -> Json:
+    """Return one job together with its place in the queue."""
+    return job_json(job, queue_position=studio.queue_position(job.id))
+
+
+def page_state(studio: Studio, *, job: Job | None, owner: str | None, seen: str) -> Json:
+    """Return everything the page shows.
+
+    Parameters:
+        job: the one on the stage.
+        owner: whose videos are listed; None lists all.
+        seen: the `jobs_tag` of the caller's list. The list, which may be long, is left out (None) when it has
+            not changed since.
+    """
+    all_jobs = studio.jobs(owner)
+    listed = [describe(studio, each) for each in all_jobs[:MAX_LISTED_JOBS]]
+    tag = hashlib.sha256(json.dumps([_identity(each) for each in listed]).encode()).hexdigest()[:16]
+    everyone = all_jobs if owner is None else studio.jobs(None)
+    return {
+        "engine": engine_json(studio),
+        "hardware": hardware_json(studio),
+        "num_waiting": sum(each.state is JobState.QUEUED for each in everyone),
+        "num_active": sum(not each.state.is_terminal for each in everyone),
+        "job": None if job is None else describe(studio, job),
+        "jobs": None if tag == seen else listed,
+        "jobs_tag": tag,
+        "num_jobs": len(all_jobs),
+    }
+
+
+def _identity(job: Json) -> tuple[Any, ...]:
+    """Return what the list shows of a job, without the numbers that change with every frame."""
+    return job["id"], job["state"], job["queue_position"], job["has_video"], job["size"]

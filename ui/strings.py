@@ -1,0 +1,70 @@
+"""Words of the page's Gradio part, in English and Chinese. Those of its scripts are in assets/js/strings.js."""
+
+from __future__ import annotations
+
+import gradio as gr
+
+ENGLISH = {
+    "portrait": "Portrait",
+    "portrait_hint": "Drop a portrait here, or click to choose one\nYou can also paste it or take a photo",
+    "voice": "Voice",
+    "prompt": "Scene and mood",
+    "prompt_hint": "e.g. A warm smile, looking into the camera",
+    "prompt_info": "The built-in engine reads mood, smile and look from it. Scenes need the s2v engine.",
+    "size": "Picture size",
+    "size_auto": "Auto\nfollows portrait",
+    "size_small": "Small\n{small}",
+    "size_standard": "Standard\n{standard}",
+    "size_large": "Large\n{large}",
+    "more": "More settings",
+    "engine": "Engine",
+    "engine_auto": "Automatic",
+    "engine_portrait": "Built-in (processor)",
+    "engine_s2v": "s2v (graphics card)",
+    "exact_size": "Exact picture size",
+    "exact_size_info": "Overrides the choice above, whatever the portrait's shape.",
+    "exact_size_none": "As chosen above",
+    "seed": "Seed",
+    "seed_info": "The same seed gives the same blinks and head movements.",
+    "generate": "Generate video",
+    "upload_text.drop_audio": "Drop a recording here,",
+    "upload_text.click_to_upload": "or click to choose a file",
+}
+
+CHINESE = {
+    "portrait": "人像",
+    "portrait_hint": "将人像拖到这里，或点击选择文件\n也可以粘贴图片或拍照",
+    "voice": "语音",
+    "prompt": "场景与情绪",
+    "prompt_hint": "例如：温暖的微笑，看着镜头",
+    "prompt_info": "内置引擎只从文字中读取情绪、笑容和目光；场景需要 s2v 引擎。",
+    "size": "画面尺寸",
+    "size_auto": "自动\n随人像而定",
+    "size_small": "小\n{small}",
+    "size_standard": "标准\n{standard}",
+    "size_large": "大\n{large}",
+    "more": "更多设置",
+    "engine": "引擎",
+    "engine_auto": "自动",
+    "engine_portrait": "内置（处理器）",
+    "engine_s2v": "s2v（显卡）",
+    "exact_size": "精确尺寸",
+    "exact_size_info": "优先于上面的选择，不考虑人像的形状。",
+    "exact_size_none": "按上面的选择",
+    "seed": "随机种子",
+    "seed_info": "相同的种子得到相同的眨眼和头部动作。",
+    "generate": "生成视频",
+    "upload_text.drop_audio": "将录音拖到这里，",
+    "upload_text.click_to_upload": "或点击选择文件",
+}
+
+
+def with_sizes(words: dict[str, str], sizes: dict[str, str]) -> dict[str, str]:
+    """Fill each tier's size into its label."""
+    return {key: text.format(**sizes) if key.startswith("size_") else text for key, text in words.items()}
+
+
+def translations(sizes: dict[str, str]) -> gr.I18n:
+    """Return the dictionary that the browser's language chooses from."""
+    english, chinese = with_sizes(ENGLISH, sizes), with_sizes(CHINESE, sizes)
+    return gr.I18n(en=english, zh=chinese, **{"zh-CN": chinese, "zh-TW": chinese})
