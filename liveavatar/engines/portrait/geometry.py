@@ -23,10 +23,15 @@ MIN_CORNER_DISTANCE_PX = 1e-3  # below this the axis between the corners has no 
 MIN_KNOT_DISTANCE = 1e-3  # points nearer than this in u are one point measured twice
 
 
+def floats(values: ArrayLike) -> Floats:
+    """The values as float32, without a copy where they are so already."""
+    return np.asarray(values, np.float32)
+
+
 def smoothstep(values: ArrayLike, start: float | Floats = 0.0, end: float | Floats = 1.0) -> Floats:
     """Rise smoothly from 0 at `start` to 1 at `end` (which may be the smaller one: then it falls)."""
     ramp = np.clip((np.asarray(values, np.float32) - start) / (end - start), 0.0, 1.0)
-    return np.asarray(ramp * ramp * (3.0 - 2.0 * ramp), np.float32)
+    return floats(ramp * ramp * (3.0 - 2.0 * ramp))
 
 
 def monotone_cubic(knots_x: ArrayLike, knots_y: ArrayLike, at: ArrayLike) -> Doubles:

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from liveavatar.engines.portrait.face_points import FacePoints
-from liveavatar.engines.portrait.geometry import Floats, Picture, Region, TabulatedCurve, smoothstep
+from liveavatar.engines.portrait.geometry import Floats, Picture, Region, TabulatedCurve, floats, smoothstep
 from liveavatar.engines.portrait.mouth_anatomy import measure_mouth
 from liveavatar.engines.portrait.mouth_interior import InteriorView, MouthInterior
 from liveavatar.engines.portrait.mouth_light import measure_light
@@ -21,6 +22,7 @@ from liveavatar.engines.portrait.mouth_warp import CHEEK_BLEND_END, MouthFields,
 
 LIP_BAND_MARGIN = 0.06  # half mouth widths around the opening that are drawn with the cut in mind
 CONTACT_LINE_DARKENING = 0.42  # of lips that are closed here and parted in the portrait
+LARGE_HALF_WIDTH_PX = 50.0  # above, the lattice is so much coarser than pixels that half of them suffice
 CONTACT_LINE_WIDTH = 0.03
 
 
@@ -106,18 +108,31 @@ class MouthRenderer:
         displacement = cv2.merge(
             [fields.sideways * ux + downwards * vx, fields.sideways * uy + downwards * vy]
         )
-        source = cv2.warpAffine(
-            displacement,
-            self._warp.lattice.pixel_to_lattice(frame, region),
-            (region.width, region.height),
+        source = self._stretch(displacement, region)
+        source = cv2.add(source, self._pixel_positions[region.within(self.region).slices], dst=source)
+        no_second_map = np.empty(0, np.float32)  # `source` holds x and y
+        carried = cv2.remap(
+            self._picture, source, no_second_map, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+        )
+        return np.asarray(carried, np.uint8)
+
+    def _stretch(self, lattice_field: Floats, region: Region) -> Floats:
+        """Interpolate a field of the lattice at the pixels of `region`, at half resolution where it is large."""
+        shrink = 2 if self.anatomy.frame.half_width > LARGE_HALF_WIDTH_PX else 1
+        columns, rows = -(-region.width // shrink), -(-region.height // shrink)
+        to_lattice = self._warp.lattice.pixel_to_lattice(self.anatomy.frame, region)
+        to_lattice[:, 2] += to_lattice[:, :2].sum(axis=1) * (shrink - 1) / 2  # to the middle of the block
+        to_lattice[:, :2] *= shrink
+        field = cv2.warpAffine(
+            lattice_field,
+            to_lattice,
+            (columns, rows),
             flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
             borderMode=cv2.BORDER_CONSTANT,
         )
-        source += self._pixel_positions[region.within(self.region).slices]
-        return np.asarray(
-            cv2.remap(self._picture, source, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE),
-            np.uint8,
-        )
+        if shrink > 1:
+            field = cv2.resize(field, (columns * shrink, rows * shrink), interpolation=cv2.INTER_LINEAR)
+        return np.ascontiguousarray(field[: region.height, : region.width], np.float32)
 
     def _draw_band(
         self, upper_skin: Picture, lower_skin: Picture, band: Region, shape: MouthShape, command: MouthCommand
@@ -132,8 +147,10 @@ class MouthRenderer:
         drawn = upper_skin * upper_cover[..., None]
         drawn += lower_skin * lower_cover[..., None]
         drawn *= (1.0 - self._contact_shade(view))[..., None]
-        if inside.max() > 0.0:
-            drawn += self._interior.paint(view, shape, command) * inside[..., None]
+        opening = _bounds(inside > 0.0)
+        if not opening.is_empty:
+            painted = self._interior.paint(view.crop(opening), shape, command)
+            drawn[opening.slices] += painted * inside[opening.slices][..., None]
         return np.asarray(np.clip(drawn + 0.5, 0.0, 255.0), np.uint8)
 
     def _view(self, band: Region, shape: MouthShape, command: MouthCommand) -> InteriorView:
@@ -142,17 +159,22 @@ class MouthRenderer:
         u, v = self._u[crop], self._v[crop]
         column_u = u + np.float32(1.0 / command.width_scale - 1.0) * self._squeeze[crop]
         column = self._warp.lattice.column_of(column_u)
-        upper, lower = (
-            cv2.remap(
-                edge.reshape(1, -1),
-                column,
-                np.zeros_like(column),
-                cv2.INTER_LINEAR,
-                borderMode=cv2.BORDER_REPLICATE,
+        first_row = np.zeros_like(column)
+
+        def at_column(edge: Floats) -> Floats:
+            table = edge.reshape(1, -1)
+            return floats(
+                cv2.remap(table, column, first_row, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
             )
-            for edge in (shape.edges.upper, shape.edges.lower)
+
+        return InteriorView(
+            region=band,
+            u=u,
+            v=v,
+            column_u=column_u,
+            upper_edge=at_column(shape.edges.upper),
+            lower_edge=at_column(shape.edges.lower),
         )
-        return InteriorView(region=band, u=u, v=v, column_u=column_u, upper_edge=upper, lower_edge=lower)
 
     def _contact_line_darkening(self) -> TabulatedCurve:
         """How dark the line between closed lips must be painted: where the portrait's lips are parted."""
@@ -167,3 +189,11 @@ class MouthRenderer:
         width = np.float32(max(CONTACT_LINE_WIDTH, self.anatomy.pixel)) + 0.5 * gap
         near = np.exp(-(((view.v - middle) / width) ** 2)) * np.clip(1.0 - gap / 0.10, 0.0, 1.0)
         return np.asarray(near * self._contact_darkening(view.column_u), np.float32)
+
+
+def _bounds(mask: NDArray[np.bool_]) -> Region:
+    """The smallest rectangle around the marked pixels."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if rows.size == 0:
+        return Region(x0=0, y0=0, x1=0, y1=0)
+    return Region(x0=int(columns[0]), y0=int(rows[0]), x1=int(columns[-1]) + 1, y1=int(rows[-1]) + 1)

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from liveavatar.engines.portrait.geometry import CornerFrame, Doubles, Floats, Picture, TabulatedCurve
+from liveavatar.engines.portrait.geometry import CornerFrame, Doubles, Floats, Picture, TabulatedCurve, floats
 
 PATCH_COLUMNS = 81  # one every 0.025 half widths: a pixel of a mouth 80 pixels wide
 PATCH_STEP = 0.0125  # rows of the patch, in half widths
@@ -74,14 +74,14 @@ def trace_open_mouth(picture: Picture, frame: CornerFrame, upper: Floats, lower:
     rays = centre + CONTOUR_SCALES[:, None, None] * (rim - centre)
     redness, lightness = _lab_at(picture, frame, rays[..., 0], rays[..., 1])
     gain = _border_strength(redness, lightness, CONTOUR_WINDOW)
-    gain -= 0.5 * DISTANCE_PENALTY * np.float32(((CONTOUR_SCALES - 1.0) / 0.3) ** 2)[:, None]
+    gain -= 0.5 * DISTANCE_PENALTY * floats(((CONTOUR_SCALES - 1.0) / 0.3) ** 2)[:, None]
     gain -= DARK_OUTSIDE_PENALTY * _dark_outside(lightness)
     around = np.tile(gain, (1, 2))  # twice around: the second half of the path knows no seam
     chosen = _cheapest_path(around, CONTOUR_ROUGHNESS)[half : half + CONTOUR_POINTS]
     scale = np.roll(CONTOUR_SCALES[chosen], half)
     padded = np.concatenate([scale[-8:], scale, scale[:8]]).reshape(1, -1)
-    scale = cv2.GaussianBlur(padded, (0, 0), SMOOTHING_COLUMNS)[0, 8:-8]
-    return np.asarray(centre + scale[:, None] * (rim - centre), np.float64)
+    smooth = cv2.GaussianBlur(padded, (0, 0), SMOOTHING_COLUMNS)[0, 8:-8].astype(np.float64)
+    return np.asarray(centre + smooth[:, None] * (rim - centre), np.float64)
 
 
 def _dark_outside(lightness: Floats) -> Floats:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from liveavatar.engines.portrait.geometry import Floats, Picture, Region, smoothstep
+from liveavatar.engines.portrait.geometry import Floats, Picture, Region, floats, smoothstep
 from liveavatar.engines.portrait.mouth_anatomy import MouthAnatomy
 from liveavatar.engines.portrait.mouth_light import MouthLight
 from liveavatar.engines.portrait.mouth_shape import MouthCommand, MouthShape
@@ -47,6 +47,21 @@ class InteriorView:
     upper_edge: Floats  # v of the lips at this pixel's column
     lower_edge: Floats
 
+    def crop(self, part: Region) -> InteriorView:
+        """The view of a part of the region, given in the region's own coordinates."""
+        rows, columns = part.slices
+        origin = Region(
+            x0=self.region.x0 + part.x0,
+            y0=self.region.y0 + part.y0,
+            x1=self.region.x0 + part.x1,
+            y1=self.region.y0 + part.y1,
+        )
+        planes = {
+            name: getattr(self, name)[rows, columns]
+            for name in ("u", "v", "column_u", "upper_edge", "lower_edge")
+        }
+        return InteriorView(region=origin, **planes)
+
 
 class MouthInterior:
     """Paints what lies between the lips."""
@@ -73,10 +88,8 @@ class MouthInterior:
         if self._paints_teeth:
             self._add_lower_teeth(materials, view, shape, command)
             self._add_upper_teeth(materials, view, command)
-        colours = cv2.transform(cv2.merge(materials), self._light.materials.T)
-        colours *= self._side_light(view)[..., None]
-        shadow = self._lip_shadow(view, command)
-        colours *= shadow[..., None]
+        light = self._side_light(view) * self._lip_shadow(view, command)
+        colours = floats(cv2.transform(cv2.merge(materials), self._light.materials.T) * light[..., None])
         if self._own_hangs_on_jaw:
             self._add_own_shout(colours, view, shape)
         elif self._shows_own:
@@ -85,7 +98,8 @@ class MouthInterior:
 
     def _cavity(self, view: InteriorView, depth: Floats) -> list[Floats]:
         """Almost black in the depth, warmer towards the lower lip and the cheeks."""
-        warm = 0.04 + 0.16 * depth**2 + 0.45 * np.minimum(view.column_u**4, 1.0)
+        corner = np.minimum(view.column_u**2, 1.0) ** 2
+        warm = floats(0.04 + 0.16 * depth**2 + 0.45 * corner)
         return [1.0 - warm, warm, np.zeros_like(warm), np.zeros_like(warm)]
 
     def _add_tongue(
@@ -101,7 +115,7 @@ class MouthInterior:
         cover *= min(1.0, opening / 0.12)
         rise = np.clip((view.v - top) / 0.34, 0.0, 1.0)
         furrow = np.exp(-((view.u / 0.09) ** 2)) * 0.12 * rise
-        _lay_over(materials, TONGUE, cover, 0.30 + 0.70 * rise - furrow - 0.25 * view.u**2)
+        _lay_over(materials, TONGUE, cover, floats(0.30 + 0.70 * rise - furrow - 0.25 * view.u**2))
 
     def _add_lower_teeth(
         self, materials: list[Floats], view: InteriorView, shape: MouthShape, command: MouthCommand
@@ -115,8 +129,9 @@ class MouthInterior:
         cover *= min(1.0, max(0.0, shape.gap - 0.08) / 0.08) * (1.0 - 0.8 * min(command.round, 1.0))
         across = view.u / LOWER_TOOTH_WIDTH
         tone = self._tooth_gaps(across - np.floor(across))
-        tone = tone * LOWER_TEETH_TONE * (1.0 - 0.45 * np.abs(view.u) ** 1.5)
-        _lay_teeth(materials, cover, tone * (0.85 + 0.15 * np.clip((view.v - top) / 0.05, 0.0, 1.0)))
+        tone *= floats(LOWER_TEETH_TONE * (1.0 - 0.45 * np.abs(view.u) ** 1.5))
+        tone *= 0.85 + 0.15 * np.clip((view.v - top) / 0.05, 0.0, 1.0)
+        _lay_teeth(materials, floats(cover), tone)
 
     def _add_upper_teeth(self, materials: list[Floats], view: InteriorView, command: MouthCommand) -> None:
         """The upper arch: two incisors, their neighbours, canines, premolars fading into the cheeks."""
@@ -127,13 +142,12 @@ class MouthInterior:
         across = count - np.floor(count)
         rounded = 0.028 * (2.0 * np.abs(across - 0.5)) ** 2.5
         shorter = np.where((count >= 1.0) & (count < 2.0), 0.016, 0.0)
-        edge = self._line + UPPER_TEETH_BELOW_LINE - 0.05 * min(command.round, 1.0)
-        edge = edge - UPPER_ARCH_RISE * view.u**2 - rounded - shorter
+        middle_edge = self._line + UPPER_TEETH_BELOW_LINE - 0.05 * min(command.round, 1.0)
+        edge = middle_edge - UPPER_ARCH_RISE * view.u**2 - rounded - shorter
         cover = np.clip((edge - view.v) / self._soft + 0.5, 0.0, 1.0)
         cover *= smoothstep(side, UPPER_TEETH_REACH, UPPER_TEETH_REACH - 0.22)
-        tone = self._tooth_gaps(across) * (1.0 - 0.55 * side**1.6)
-        tone = tone * (1.0 - 0.25 * min(command.round, 1.0))
-        _lay_teeth(materials, cover, tone)
+        tone = self._tooth_gaps(across) * (1.0 - 0.55 * side**1.6) * (1.0 - 0.25 * min(command.round, 1.0))
+        _lay_teeth(materials, floats(cover), floats(tone))
 
     def _tooth_gaps(self, across: Floats) -> Floats:
         """1 on a tooth, less in the gaps; `across` runs 0..1 over each tooth."""

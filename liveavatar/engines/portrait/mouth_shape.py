@@ -70,7 +70,7 @@ class MouthCommand:
     @property
     def gap(self) -> float:
         """Parting of the lips at the middle."""
-        lip_gap = (SMALLEST_GAP + GAP_RANGE * self.open) * self.open**GAP_ONSET_POWER
+        lip_gap = (SMALLEST_GAP + GAP_RANGE * self.open) * float(self.open**GAP_ONSET_POWER)
         lip_gap *= 1.0 - 0.28 * min(self.round, 1.0)
         return lip_gap * (1.0 - min(self.press, 1.0))
 
