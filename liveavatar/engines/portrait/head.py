@@ -18,7 +18,7 @@ from liveavatar.engines.portrait.motion import FramePose
 
 GRID_PX = 8  # the fields are smooth: one sample in eight pixels is enough
 MAX_STRETCH = 0.8  # bound on the slope of the displacement; below 1 the warp cannot fold
-PINNED_BORDER = 0.08  # displacements fall to 0 over this share of the width and of the height
+PINNED_SIDES, PINNED_ENDS = 0.14, 0.08  # displacements fall to 0 over these shares of width and height
 DEPTH = 0.9  # how far the middle of the face stands out, in head radii
 DEPTH_REACH = 1.45  # distance from the head's middle at which depth reaches 0, in ellipse radii
 PIVOT_B = 1.25  # the head turns about the top of the neck, in head radii below its centre
@@ -170,8 +170,8 @@ def _grid(width: int, height: int) -> tuple[Floats, Floats]:
 
 def _border_window(x: Floats, y: Floats, width: int, height: int) -> Floats:
     """0 at the picture's border, 1 inside, so that the borders hold still."""
-    from_sides = np.minimum(x, width - 1 - x) / (PINNED_BORDER * width)
-    from_ends = np.minimum(y, height - 1 - y) / (PINNED_BORDER * height)
+    from_sides = np.minimum(x, width - 1 - x) / (PINNED_SIDES * width)
+    from_ends = np.minimum(y, height - 1 - y) / (PINNED_ENDS * height)
     return np.asarray(smoothstep(from_sides) * smoothstep(from_ends), np.float32)
 
 
