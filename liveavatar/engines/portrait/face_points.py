@@ -45,7 +45,7 @@ class FacePoints:
         scale = float(np.sqrt(abs(np.linalg.det(linear))))
 
         def move(points: Points) -> Points:
-            return points @ linear.T + offset
+            return np.asarray(points @ linear.T + offset, np.float64)
 
         return FacePoints(
             **{

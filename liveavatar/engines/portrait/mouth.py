@@ -50,7 +50,7 @@ class MouthRenderer:
         self._squeeze = squeeze_profile(self.anatomy, self._u, self._v)
         columns = np.arange(self.region.x0, self.region.x1, dtype=np.float32)
         rows = np.arange(self.region.y0, self.region.y1, dtype=np.float32)
-        self._pixel_positions = cv2.merge(np.meshgrid(columns, rows))
+        self._pixel_positions = np.stack(np.meshgrid(columns, rows), axis=-1)
         self._contact_darkening = self._contact_line_darkening()
 
     def lip_edges(self, mouth: Floats, *, smile: float = 0.0) -> LipEdges:
@@ -108,8 +108,8 @@ class MouthRenderer:
         displacement = cv2.merge(
             [fields.sideways * ux + downwards * vx, fields.sideways * uy + downwards * vy]
         )
-        source = self._stretch(displacement, region)
-        source = cv2.add(source, self._pixel_positions[region.within(self.region).slices], dst=source)
+        offset = self._stretch(displacement, region)
+        source = cv2.add(offset, self._pixel_positions[region.within(self.region).slices], dst=offset)
         no_second_map = np.empty(0, np.float32)  # `source` holds x and y
         carried = cv2.remap(
             self._picture, source, no_second_map, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE

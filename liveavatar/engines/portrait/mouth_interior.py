@@ -184,9 +184,8 @@ class MouthInterior:
         upper, lower = self._own_edges(view.u)
         within = smoothstep(np.abs(view.u), 0.98, 0.85)
         row = view.v - shape.chin_drop
-        floor, _ = self._own_pixels(view.u, row)
-        cover = within * smoothstep(row - upper - 0.3 * (lower - upper), 0.0, 0.15)
-        self._lay_own(colours, view, floor, cover * smoothstep(lower - row, 0.0, 0.12))
+        floor, _ = self._own_pixels(0.95 * view.u, np.clip(row, upper, lower))
+        self._lay_own(colours, view, floor, smoothstep(row - upper - 0.3 * (lower - upper), -0.15, 0.0))
         teeth, is_tooth = self._own_pixels(view.u, np.maximum(view.v, upper))
         self._lay_own(colours, view, teeth, within * is_tooth)
 

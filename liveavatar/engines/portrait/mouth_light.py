@@ -23,6 +23,7 @@ DARK_COLOUR = (14.0, 12.0, 26.0)
 GUM_COLOUR = (62.0, 56.0, 112.0)
 TONGUE_COLOUR = (82.0, 76.0, 150.0)
 TOOTH_COLOUR = (172.0, 190.0, 200.0)
+GREY_SKIN_SPREAD = 0.15  # red minus blue over mean: real skin has 0.2 or more
 CAST_SHARE = 0.45  # how much of the skin's colour cast is the light's, not the skin's
 
 
@@ -47,6 +48,7 @@ def measure_light(picture: Picture, anatomy: MouthAnatomy) -> MouthLight:
     # Teeth brighten less than skin darkens: dark skin does not mean dark light.
     brightness = np.array([luma, luma, luma, min(1.06, 0.22 + 0.80 * luma)])[:, None]
     materials = np.array([DARK_COLOUR, GUM_COLOUR, TONGUE_COLOUR, TOOTH_COLOUR]) * cast * brightness
+    materials = _as_colourful_as(materials, skin)
     inside = (v > anatomy.upper_inner(u) + 0.03) & (v < anatomy.lower_inner(u) - 0.03) & (np.abs(u) < 0.9)
     _learn_from_own_inside(materials, patch[inside], skin)
     return MouthLight(
@@ -54,6 +56,13 @@ def measure_light(picture: Picture, anatomy: MouthAnatomy) -> MouthLight:
         sideways=_sideways_slope(patch, skin_mask, u),
         skin=skin.astype(np.float32),
     )
+
+
+def _as_colourful_as(materials: NDArray[np.float64], skin: Floats) -> NDArray[np.float64]:
+    """Take the colour out of the materials in grey pictures; in pale ones, some of it."""
+    share = float(np.clip(np.ptp(skin) / max(GREY_SKIN_SPREAD * float(skin.mean()), 1.0), 0.0, 1.0))
+    grey = (materials @ LUMA)[:, None]
+    return np.asarray(grey + (materials - grey) * share, np.float64)
 
 
 def _small_patch(picture: Picture, anatomy: MouthAnatomy) -> tuple[Floats, Floats, Floats]:

@@ -198,7 +198,10 @@ def _part_lips(command: MouthCommand, line: Floats, side: Floats) -> tuple[Float
 def _lip_roll(anatomy: MouthAnatomy, command: MouthCommand, side: Floats) -> tuple[Floats, Floats]:
     """How much of each lip turns inwards, out of sight."""
     towards_corner = np.clip(1.0 - side**6, 0.0, 1.0)
-    pressed = PRESS_ROLL * min(command.press, 1.0) * towards_corner
+    firmness = 1.0 - 0.6 * float(
+        smoothstep(anatomy.gap, 0.3, 1.0)
+    )  # a shout's lips are stretched thin already
+    pressed = firmness * PRESS_ROLL * min(command.press, 1.0) * towards_corner
     tucked = FV_LOWER_ROLL * min(command.fv, 1.0) * np.clip(1.0 - side**2.3, 0.0, 1.0)
     upper = pressed * anatomy.upper_thickness * 0.8 * (1 - side**2)
     lower = np.minimum(pressed + tucked, 0.6) * anatomy.lower_thickness * 0.8 * (1 - side**2)

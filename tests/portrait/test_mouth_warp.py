@@ -1,0 +1,88 @@
+"""The skin around the mouth: it stretches, it never folds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from liveavatar.engines.portrait.geometry import Floats
+from liveavatar.engines.portrait.mouth_anatomy import measure_mouth
+from liveavatar.engines.portrait.mouth_shape import MouthCommand, MouthShape, shape_mouth
+from liveavatar.engines.portrait.mouth_warp import COLUMN_STEP, ROW_STEP, MouthWarp
+from tests.portrait.painted_mouth import paint_mouth
+
+LEAST_AREA = 0.04  # of a frame pixel in the portrait; 0 would be a fold
+
+
+def area_of_cells(warp: MouthWarp, sideways: Floats, downwards: Floats) -> Floats:
+    """Signed area in the portrait of every lattice cell of the frame, relative to its own."""
+    u = warp.lattice.u + sideways
+    v = warp.lattice.v[:, None] + downwards
+    u_along_u, u_along_v = np.diff(u, axis=1)[:-1] / COLUMN_STEP, np.diff(u, axis=0)[:, :-1] / ROW_STEP
+    v_along_u, v_along_v = np.diff(v, axis=1)[:-1] / COLUMN_STEP, np.diff(v, axis=0)[:, :-1] / ROW_STEP
+    return np.asarray(u_along_u * v_along_v - u_along_v * v_along_u, np.float32)
+
+
+def edges_at(warp: MouthWarp, shape: MouthShape, sideways: Floats) -> tuple[Floats, Floats]:
+    """The lip edges at every point of the lattice of the frame."""
+    column_u = warp.lattice.u + sideways
+    upper = np.interp(column_u, shape.edges.u, shape.edges.upper)
+    lower = np.interp(column_u, shape.edges.u, shape.edges.lower)
+    return upper.astype(np.float32), lower.astype(np.float32)
+
+
+@pytest.mark.parametrize("portrait_gap", [0.0, 0.3, 0.8, 1.5])
+def test_skin_never_folds_away_from_the_cut(portrait_gap: float) -> None:
+    mouth = paint_mouth(gap=portrait_gap)
+    warp = MouthWarp(measure_mouth(mouth.picture, mouth.points))
+    rng = np.random.default_rng(7)
+    vectors = rng.uniform(-0.05, 1.2, (60, 8)).astype(np.float32)
+    vectors[:, 2] = rng.uniform(-1.0, 1.2, 60)
+    vectors[:20] = np.round(vectors[:20])  # the corners of the range
+    for vector in vectors:
+        command = MouthCommand.from_channels(vector, float(rng.uniform()))
+        shape = shape_mouth(warp.anatomy, warp.columns, command)
+        fields = warp.fields(shape, command.width_scale)
+        upper, lower = edges_at(warp, shape, fields.sideways)
+        row, beyond = warp.lattice.v[:, None], np.abs(warp.lattice.u + fields.sideways) > 1.2
+        above, below = (
+            area_of_cells(warp, fields.sideways, downwards) for downwards in (fields.above, fields.below)
+        )
+        is_above = (beyond | (row < upper - 2 * ROW_STEP))[:-1, :-1]
+        is_below = (beyond | (row > lower + ROW_STEP))[:-1, :-1]
+        assert above[is_above].min() > LEAST_AREA, vector
+        assert below[is_below].min() > LEAST_AREA, vector
+
+
+def test_both_sides_of_the_cut_agree_in_the_cheeks() -> None:
+    mouth = paint_mouth(gap=0.5)
+    warp = MouthWarp(measure_mouth(mouth.picture, mouth.points))
+    command = MouthCommand.from_channels(np.array([0.8, 0.7, 0, 0.5, 0, 0, 0, 0], np.float32), 0.5)
+    fields = warp.fields(shape_mouth(warp.anatomy, warp.columns, command), command.width_scale)
+    cheeks = np.abs(warp.lattice.u) > 1.2
+    np.testing.assert_allclose(fields.above[:, cheeks], fields.below[:, cheeks], atol=1e-4)
+
+
+def test_displacement_vanishes_at_the_edge_of_the_lattice() -> None:
+    mouth = paint_mouth(gap=0.5)
+    warp = MouthWarp(measure_mouth(mouth.picture, mouth.points))
+    command = MouthCommand.from_channels(np.array([1, 1, 0, 1, 0, 0, 0, 0], np.float32), 1.0)
+    fields = warp.fields(shape_mouth(warp.anatomy, warp.columns, command), command.width_scale)
+    pixel = warp.anatomy.pixel
+    for field, row in ((fields.above, 0), (fields.below, -1)):
+        assert np.abs(field[row]).max() < 0.02 * pixel
+        assert np.abs(field[:, [0, -1]]).max() < 0.05 * pixel
+    assert np.abs(fields.sideways[[0, -1]]).max() < 0.02 * pixel
+    assert np.abs(fields.sideways[:, [0, -1]]).max() < 0.02 * pixel
+
+
+def test_the_chin_follows_the_jaw() -> None:
+    mouth = paint_mouth()
+    warp = MouthWarp(measure_mouth(mouth.picture, mouth.points))
+    command = MouthCommand.from_channels(np.array([1, 0.5, 0, 0, 0, 0, 0, 0], np.float32), 0.0)
+    shape = shape_mouth(warp.anatomy, warp.columns, command)
+    fields = warp.fields(shape, command.width_scale)
+    chin_row = np.argmin(np.abs(warp.lattice.v - (warp.anatomy.chin_level + shape.chin_drop)))
+    middle = np.argmin(np.abs(warp.lattice.u))
+    assert shape.chin_drop > 0.4
+    assert fields.below[chin_row, middle] == pytest.approx(-shape.chin_drop, abs=0.05)
