@@ -14,7 +14,8 @@ from liveavatar.engines.portrait.geometry import Picture
 Matrix = NDArray[np.float64]
 
 MAX_SUPERSAMPLING = 1.25  # canvas pixels per output pixel: sharper warps when the source has the detail
-HEAD_ABOVE, HEAD_BELOW, HEAD_ASIDE = 1.55, 1.25, 1.35  # reach of a head with its hair, in head radii
+HEAD_ABOVE, HEAD_BELOW, HEAD_ASIDE = 1.55, 1.25, 1.10  # reach of a head with its hair, in head radii
+ROOM_AROUND_HEAD = 1.15  # of a crop that is extended: the head should not touch its edges
 HEAD_CENTRE_HEIGHT = 0.44  # where the head's centre should lie, from the top, as a share of the crop
 MIN_KEPT_WITHOUT_FACE = 0.5  # a crop that keeps less of a picture might lose its subject
 PICTURE_CENTRE_HEIGHT = 0.42  # without a face: subjects mostly stand a little above the middle
@@ -57,7 +58,9 @@ def frame_face(image_bgr: Picture, points: FacePoints, width: int, height: int) 
     visible_head_width = min(head_width, float(columns))
 
     crop_height = min(float(rows), columns / aspect)
-    crop_height = max(crop_height, visible_head_height, visible_head_width / aspect)
+    needed = max(visible_head_height, visible_head_width / aspect)
+    if crop_height < needed:
+        crop_height = max(needed, min(float(rows), ROOM_AROUND_HEAD * needed))
     crop_width = crop_height * aspect
     top = head_y - HEAD_CENTRE_HEIGHT * crop_height
     top = min(max(top, head_bottom - crop_height), head_top)

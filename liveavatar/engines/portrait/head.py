@@ -132,9 +132,8 @@ def _displacement_fields(points: FacePoints, width: int, height: int, *, head_mo
     full_until, gone_at = (1.45, 2.6) if head_moves_alone else (0.95, 2.1)
     below_neck = smoothstep(b, 0.8, 2.0)
     head_weight = (1 - smoothstep(ellipse, full_until, gone_at)) * (1 - below_neck)
-    body_weight = (
-        smoothstep(b, 0.7, 2.0) * (1 - smoothstep(np.abs(a), 1.8, 4.2)) * (1 - smoothstep(b, 2.6, 5.5))
-    )
+    shoulders = smoothstep(b, 0.7, 2.0) * (1 - smoothstep(b, 2.2, 4.2))
+    body_weight = shoulders * (1 - smoothstep(np.abs(a), 1.4, 3.2))
     carried = np.maximum(head_weight, 0) + BODY_SHARE * body_weight
     depth = np.clip(1 - (ellipse / DEPTH_REACH) ** 2, 0, 1) ** 2 * (1 - smoothstep(b, 0.9, 2.0))
     pivot_b = b - PIVOT_B

@@ -93,9 +93,9 @@ def _plan_head(energy: Floats, activity: Floats, style: Style, rng: np.random.Ge
     talking = 0.5 + 0.5 * _smooth(activity, 10.0)  # listeners move less than speakers
     lively = style.liveliness * talking
     held_yaw, held_pitch, held_roll = _held_poses(activity, rng)
-    yaw = lively * (0.050 * held_yaw + 0.030 * noise(2.6) + 0.010 * noise(0.9))
-    pitch = lively * (0.014 * held_pitch + 0.016 * noise(2.2) + 0.11 * _smooth(stress, 1.5))
-    roll = lively * (0.016 * held_roll + 0.010 * noise(3.2) + 0.005 * noise(1.0))
+    yaw = lively * (0.062 * held_yaw + 0.034 * noise(2.6) + 0.010 * noise(0.9))
+    pitch = lively * (0.014 * held_pitch + 0.016 * noise(2.2) + 0.13 * _smooth(stress, 1.5))
+    roll = lively * (0.020 * held_roll + 0.012 * noise(3.2) + 0.005 * noise(1.0))
     sway_x = lively * (0.012 * held_yaw + 0.020 * noise(4.0))
     sway_y = lively * (0.015 * _smooth(stress, 2.5) + 0.008 * noise(3.0))
     brow = lively * (0.10 * np.clip(emphasis, 0, 1.5) + 0.015 * noise(3.0))
