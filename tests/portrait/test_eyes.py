@@ -43,7 +43,7 @@ def test_closed_lids_are_skin_without_white_or_iris() -> None:
 
 
 def test_closed_eye_shows_a_line_of_lashes_below_its_middle() -> None:
-    image, canvas, points = drawn(FramePose(blink=1.0))
+    _, canvas, points = drawn(FramePose(blink=1.0))
     for eye in points.eyes:
         x = int((eye.corner_left + eye.corner_right)[0] / 2)
         middle, lower = eye.corner_left[1], eye.lower_lid[2, 1]

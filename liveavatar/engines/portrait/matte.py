@@ -214,12 +214,13 @@ def _full_size_matte(canvas: Picture, region: Region, is_head: Mask, head: HeadC
 
     margin = 2 * max(1, round(0.025 * head.radius)) + 1
     touched = cv2.dilate(np.maximum(fine, coarse), np.ones((margin, margin), np.uint8))
-    background = canvas.copy()
     filled = fill_smoothly(crop, np.asarray(touched < 0.02))
-    background[region.slices] = np.clip(filled + 0.5, 0, 255).astype(np.uint8)
-
     alpha = np.zeros(canvas.shape[:2], np.float32)
     alpha[region.slices] = np.maximum(fine, _least_alpha(crop, filled))
+    background = canvas.copy()
+    explained = _background_that_explains(crop, filled, alpha[region.slices])
+    background[region.slices] = np.clip(explained + 0.5, 0, 255).astype(np.uint8)
+
     rows, columns = canvas.shape[:2]
     x = np.arange(columns, dtype=np.float32)[None, :].repeat(rows, axis=0)
     y = np.arange(rows, dtype=np.float32)[:, None].repeat(columns, axis=1)
@@ -234,6 +235,15 @@ def _least_alpha(picture: Picture, background: Floats) -> Floats:
     brighter = (colour - background) / np.maximum(255 - background, 1)
     needed = np.maximum(darker, brighter).max(axis=2)
     return np.asarray(np.clip((needed - 0.03) / 0.97, 0, 1), np.float32)  # 3 %: noise and compression
+
+
+def _background_that_explains(picture: Picture, background: Floats, alpha: Floats) -> Floats:
+    """The nearest background over which some colour with `alpha` gives exactly `picture`.
+
+    So a head at rest shows the picture unchanged.
+    """
+    colour, veil = picture.astype(np.float32), np.maximum(1 - alpha, 0.02)[..., None]
+    return np.asarray(np.clip(background, (colour - 255 * (1 - veil)) / veil, colour / veil), np.float32)
 
 
 def _guided_filter(picture: Picture, mask: Floats, radius: int) -> Floats:

@@ -16,8 +16,8 @@ from liveavatar.engines.portrait.mouth import MouthRenderer
 JAW = MOUTH_CHANNELS.index("jaw")
 STILL_ZOOM = 1.04  # the margin within which a picture without a face may move
 STILL_JAW_ZOOM = 0.006
-STILL_SHIFT = 0.011  # largest shift, as a share of the width and of the height
-STILL_ROLL = 0.005  # radians; lifts a corner of a 2:1 picture by half a percent of its height
+STILL_SHIFT = 0.008  # largest shift, as a share of the width and of the height
+STILL_ROLL = 0.004  # radians; lifts a corner of a 2:1 picture by 0.4 % of its height
 
 
 class PortraitRenderer:
