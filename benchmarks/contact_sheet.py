@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.portrait_scenes import Scenes, Voice, parse_size, pictures_in, voice_for, voices_in
+from liveavatar.engines.portrait.face_points import FacePoints
 from liveavatar.engines.portrait.motion import MOUTH_CHANNELS, FramePose, Style
 from liveavatar.engines.portrait.renderer import PortraitRenderer, StillRenderer
 
@@ -55,15 +56,16 @@ def portrait_row(renderer: PortraitRenderer | StillRenderer, voice: Voice) -> Pi
     pictures["difference"] = np.clip(DIFFERENCE_GAIN * difference, 0, 255).astype(np.uint8)
     tiles = []
     for name, picture in pictures.items():
-        whole = name == "difference" or isinstance(renderer, StillRenderer)
-        tile = fit_tile(picture) if whole else face_tile(picture, renderer)
+        if name != "difference" and isinstance(renderer, PortraitRenderer):
+            tile = face_tile(picture, renderer.points)
+        else:
+            tile = fit_tile(picture)
         tiles.append(labelled(tile, f"{name} {frames[name]}" if name in frames else name))
     return np.hstack(tiles)
 
 
-def face_tile(picture: Picture, renderer: PortraitRenderer) -> Picture:
+def face_tile(picture: Picture, points: FacePoints) -> Picture:
     """A square around the head."""
-    points = renderer.points
     scale = TILE_PX / (2 * FACE_REACH * points.head_radius)
     offset = TILE_PX / 2 - scale * points.head_centre
     matrix = np.array([[scale, 0, offset[0]], [0, scale, offset[1]]])

@@ -64,7 +64,8 @@ class Scenes:
         clicks = self._clicks.get(path.name)
         if clicks is not None:
             size = (picture.shape[1], picture.shape[0])
-            return points_from_clicks(**clicks, image_size=size, image_bgr=picture)
+            points: FacePoints = points_from_clicks(**clicks, image_size=size, image_bgr=picture)
+            return points
         faces = self._finder.find_faces(picture, time_limit_s=FACE_SEARCH_S)
         return faces[0].points if faces else None
 
@@ -101,13 +102,20 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def pictures_in(folder: Path) -> list[Path]:
-    """All pictures of a folder, by name."""
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES)
+    """All pictures of a folder, by name. Raises `ValueError` when there are none."""
+    return _files_in(folder, PICTURE_SUFFIXES)
 
 
 def voices_in(folder: Path) -> list[Path]:
-    """All recordings of a folder, by name."""
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in VOICE_SUFFIXES)
+    """All recordings of a folder, by name. Raises `ValueError` when there are none."""
+    return _files_in(folder, VOICE_SUFFIXES)
+
+
+def _files_in(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes)
+    if not files:
+        raise ValueError(f"{folder} holds no file ending in {', '.join(suffixes)}")
+    return files
 
 
 def voice_for(portrait: Path, voices: list[Path], index: int) -> Path:
