@@ -1,0 +1,1 @@
+"""Neural networks whose weights are published elsewhere."""

@@ -1,0 +1,157 @@
+"""Keys and values a block attends to: the sink, then a ring of the latest blocks, in one buffer per layer.
+
+    row 0        S               C          C + N        C + 2N ...
+    | reference | packed motion | slot 0   | slot 1     | ...      |
+      rotated     rotated at      block b lives in slot b % capacity,
+      anew each   prefill         its keys rotated at their absolute position
+      forward
+
+Rows are contiguous, so attention reads a view and nothing is concatenated. Order among keys does not matter to
+attention. While the ring fills, the view is a prefix; afterwards it is the whole buffer.
+
+Every denoising step has a cache of its own: a block attends to earlier blocks at its own noise level.
+
+Shapes: T rows, S tokens of a frame, C tokens of the sink, N tokens of a block, H heads, K channels of a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from liveavatar.models.s2v.config import CLIP_BLOCKS, FRAMES_PER_BLOCK, REFERENCE_FRAME, TokenGrid
+from liveavatar.models.s2v.framepack import motion_rotary
+from liveavatar.models.s2v.rope import GridRotary, Rotary, apply_rotary, concatenate, reference_position
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerCache:
+    """The buffer of one layer. The unrotated reference keys are shared by the caches of all steps."""
+
+    k_THK: Tensor
+    v_THK: Tensor
+    reference_k_SHK: Tensor
+
+
+class BlockPosition(NamedTuple):
+    """Where a block stands in time and in the ring: tensors only, so that a compiled forward serves every block."""
+
+    rotary_N: Rotary
+    rotary_reference_S: Rotary
+    slot_rows_N: Tensor  # rows of the buffer the block's keys go to
+    reference_rows_S: Tensor
+    attended_rows_T: Tensor  # its length is the number of rows to attend to; the content has no meaning
+
+
+class KVCache:
+    """The caches of all layers for one denoising step of one stream, preallocated."""
+
+    def __init__(self, layers: Sequence[LayerCache], grid: TokenGrid, capacity_blocks: int) -> None:
+        self.layers = layers
+        self.grid = grid
+        self.capacity_blocks = capacity_blocks
+        first = layers[0].k_THK
+        self._head_dim, self._device = first.shape[-1], first.device
+        self._frame_rotary = GridRotary(
+            np.arange(grid.rows), np.arange(grid.columns), self._head_dim, self._device
+        )
+
+    def locate(self, block_index: int, jitter: int) -> BlockPosition:
+        """Return the position of a block, counted from the start of the video; `jitter` places the reference.
+
+        Runs on the host and waits for nothing. Block indices have no upper limit.
+        """
+        grid = self.grid
+        first_frame = block_index * FRAMES_PER_BLOCK
+        frames = [*range(first_frame, first_frame + FRAMES_PER_BLOCK), reference_position(first_frame, jitter)]
+        rotary = self._frame_rotary.at(frames)
+        first_row = grid.sink_tokens + block_index % self.capacity_blocks * grid.block_tokens
+        filled_blocks = min(block_index + 1, self.capacity_blocks)
+        attended = torch.empty(1, device=self._device).expand(
+            grid.sink_tokens + filled_blocks * grid.block_tokens
+        )
+        # One compiled graph serves the growing and the full window: only the attention call sees the length.
+        torch._dynamo.maybe_mark_dynamic(attended, 0)
+        return BlockPosition(
+            rotary_N=Rotary(*(factor[: grid.block_tokens] for factor in rotary)),
+            rotary_reference_S=Rotary(*(factor[grid.block_tokens :] for factor in rotary)),
+            slot_rows_N=torch.arange(first_row, first_row + grid.block_tokens, device=self._device),
+            reference_rows_S=torch.arange(grid.frame_tokens, device=self._device),
+            attended_rows_T=attended,
+        )
+
+    def sink_rotary(self) -> Rotary:
+        """Return the factors of the sink's tokens as they stand during prefill."""
+        motion = motion_rotary(self.grid, self._head_dim, self._device)
+        return concatenate([self._frame_rotary.at([REFERENCE_FRAME]), motion])
+
+
+@dataclass(frozen=True)
+class StreamingMemory:
+    """The self-attention memory of one layer while a block is denoised."""
+
+    cache: LayerCache
+    position: BlockPosition
+
+    def update(self, q_LHK: Tensor, k_LHK: Tensor, v_LHK: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Store the block in its slot, move the reference, return the queries and the window."""
+        cache, position = self.cache, self.position
+        reference_k = apply_rotary(cache.reference_k_SHK, position.rotary_reference_S)
+        cache.k_THK.index_copy_(0, position.reference_rows_S, reference_k)
+        cache.k_THK.index_copy_(0, position.slot_rows_N, apply_rotary(k_LHK, position.rotary_N))
+        cache.v_THK.index_copy_(0, position.slot_rows_N, v_LHK)
+        rows = position.attended_rows_T.shape[0]
+        return apply_rotary(q_LHK, position.rotary_N), cache.k_THK[:rows], cache.v_THK[:rows]
+
+
+@dataclass(frozen=True)
+class PrefillMemory:
+    """The self-attention memory of one layer while the sink is computed: it sees itself and fills the caches."""
+
+    caches: Sequence[LayerCache]
+    rotary_C: Rotary
+
+    def update(self, q_LHK: Tensor, k_LHK: Tensor, v_LHK: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Store the sink in the caches of every step, return queries, keys and values of the sink."""
+        k_rotated = apply_rotary(k_LHK, self.rotary_C)
+        for cache in self.caches:
+            cache.reference_k_SHK.copy_(k_LHK[: len(cache.reference_k_SHK)])
+            cache.k_THK[: len(k_rotated)] = k_rotated
+            cache.v_THK[: len(v_LHK)] = v_LHK
+        return apply_rotary(q_LHK, self.rotary_C), k_rotated, v_LHK
+
+
+def allocate_step_caches(
+    *,
+    num_steps: int,
+    num_layers: int,
+    num_heads: int,
+    head_dim: int,
+    grid: TokenGrid,
+    device: torch.device,
+    dtype: torch.dtype,
+    capacity_blocks: int = CLIP_BLOCKS,
+) -> list[KVCache]:
+    """Return one cache per denoising step. `num_heads` counts the heads this device computes."""
+    rows = grid.sink_tokens + capacity_blocks * grid.block_tokens
+
+    def zeros(count: int) -> Tensor:
+        return torch.zeros(count, num_heads, head_dim, device=device, dtype=dtype)
+
+    reference_keys = [zeros(grid.frame_tokens) for _ in range(num_layers)]
+    return [
+        KVCache(
+            [
+                LayerCache(k_THK=zeros(rows), v_THK=zeros(rows), reference_k_SHK=reference_k)
+                for reference_k in reference_keys
+            ],
+            grid,
+            capacity_blocks,
+        )
+        for _ in range(num_steps)
+    ]
