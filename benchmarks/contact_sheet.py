@@ -56,10 +56,12 @@ def portrait_row(renderer: PortraitRenderer | StillRenderer, voice: Voice) -> Pi
     pictures["difference"] = np.clip(DIFFERENCE_GAIN * difference, 0, 255).astype(np.uint8)
     tiles = []
     for name, picture in pictures.items():
-        if name != "difference" and isinstance(renderer, PortraitRenderer):
+        if name == "difference":
+            tile = fit_tile(picture)
+        elif isinstance(renderer, PortraitRenderer):
             tile = face_tile(picture, renderer.points)
         else:
-            tile = fit_tile(picture)
+            tile = fit_tile(middle_square(picture))
         tiles.append(labelled(tile, f"{name} {frames[name]}" if name in frames else name))
     return np.hstack(tiles)
 
@@ -70,6 +72,14 @@ def face_tile(picture: Picture, points: FacePoints) -> Picture:
     offset = TILE_PX / 2 - scale * points.head_centre
     matrix = np.array([[scale, 0, offset[0]], [0, scale, offset[1]]])
     return np.asarray(cv2.warpAffine(picture, matrix, (TILE_PX, TILE_PX), flags=cv2.INTER_CUBIC), np.uint8)
+
+
+def middle_square(picture: Picture) -> Picture:
+    """The largest square in the middle."""
+    rows, columns = picture.shape[:2]
+    side = min(rows, columns)
+    top, left = (rows - side) // 2, (columns - side) // 2
+    return picture[top : top + side, left : left + side]
 
 
 def fit_tile(picture: Picture) -> Picture:
