@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import signal
+import sqlite3
 
 from liveavatar.core.errors import Diagnosis, LiveAvatarError
 
@@ -62,6 +63,8 @@ def from_exception(error: BaseException) -> Diagnosis:
             remedy="Close other programs or choose a smaller picture size, then press Generate again.",
         )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return disk_full()
+    if isinstance(error, sqlite3.OperationalError) and "full" in str(error):
         return disk_full()
     return Diagnosis(
         code="engine_error",

@@ -25,7 +25,7 @@ def complete_length(path: Path) -> int:
             position += box_size
             if kind == b"moov":
                 has_header = True
-            if kind in (b"moov", b"mdat") and has_header:
+            if has_header and kind != b"moof":  # a fragment is whole with its data, not before
                 complete = position
     return complete
 

@@ -125,8 +125,9 @@ class Studio:
 
     def delete(self, job_id: str) -> None:
         """Forget a job and its files, stopping it first. KeyError for an unknown id."""
+        self._store.get(job_id)
+        self._outputs.delete(job_id)  # first, because on a full disk the store needs the room
         self._store.delete(job_id)  # a running job sees this as a stop
-        self._outputs.delete(job_id)
 
     def read_media(self, job_id: str, offset: int, *, wait_s: float = 2.0) -> MediaSlice:
         """Return the bytes of the growing video after `offset`, waiting up to `wait_s` for more.
@@ -147,7 +148,8 @@ class Studio:
 
     def video_path(self, job_id: str) -> Path | None:
         """Return the finished or kept partial video, or None while there is none. KeyError for an unknown id."""
-        return self._outputs.video(job_id) if self._store.get(job_id).has_video else None
+        path = self._outputs.video(job_id)
+        return path if self._store.get(job_id).has_video and path.is_file() else None
 
     def poster_path(self, job_id: str) -> Path | None:
         """Return a small picture of the job. KeyError for an unknown id."""

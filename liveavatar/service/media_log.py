@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from dataclasses import dataclass
@@ -30,10 +31,15 @@ class MediaLog:
         self._changed = threading.Condition()
 
     def append(self, data: bytes) -> None:
-        """Add bytes. Raises OSError when the disk is full; what was written before stays."""
-        written = 0
-        while written < len(data):
-            written += self._file.write(data[written:])
+        """Add bytes, all or none. Raises OSError when the disk is full; what was written before stays."""
+        try:
+            written = 0
+            while written < len(data):
+                written += self._file.write(data[written:])
+        except OSError:
+            with contextlib.suppress(OSError):
+                self._file.truncate(self._size)
+            raise
         with self._changed:
             self._size += len(data)
             self._changed.notify_all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import time
 from pathlib import Path
@@ -45,7 +46,7 @@ class Outputs:
     def seal(self, job_id: str) -> bool:
         """Make the playable video from whatever was made; return whether there is one.
 
-        Raises OSError when the disk has no room for it; the log stays playable in the page then.
+        When the disk has no room for the re-packaged copy, the log itself becomes the video: it plays too.
         """
         source = self.media_log(job_id)
         if not source.is_file():
@@ -53,9 +54,14 @@ class Outputs:
         length = complete_length(source)
         if not length:
             return False
-        with source.open("r+b") as file:
-            file.truncate(length)
-        return remux_faststart(source, self.video(job_id))
+        if length < source.stat().st_size:
+            os.truncate(source, length)
+        try:
+            return remux_faststart(source, self.video(job_id))
+        except OSError as error:
+            log.warning("job %s: the log serves as its video: %s", job_id, error)
+            os.link(source, self.video(job_id))
+            return True
 
     def delete(self, job_id: str) -> None:
         """Remove all files of a job."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
@@ -12,19 +12,21 @@ from dataclasses import dataclass
 
 from liveavatar.core import wire
 from liveavatar.core.errors import Diagnosis, EngineFailed
-from liveavatar.core.events import Cancelled, Chunk, EngineEvent, Failed, Finished, Notice, Progress
+from liveavatar.core.events import Cancelled, EngineEvent, Failed, Finished
 from liveavatar.core.job import Job, JobState
 from liveavatar.core.plan import ExecutionPlan
 from liveavatar.core.request import ValidatedRequest
-from liveavatar.diagnostics.diagnose import disk_full, from_exception
+from liveavatar.diagnostics.diagnose import from_exception
 from liveavatar.service.job_store import JobStore
 from liveavatar.service.media_log import MediaLog
 from liveavatar.service.outputs import Outputs
+from liveavatar.service.recording import Recording
 from liveavatar.service.supervisor import EngineSupervisor, Phase
 
 log = logging.getLogger(__name__)
 
 _IDLE_S = 0.2
+_STORE_RETRY_S = 2.0
 _SWEEP_S = 600.0
 _MAX_BACKOFF_S = 300.0
 
@@ -107,17 +109,32 @@ class JobRunner(threading.Thread):
         """Make jobs until closed."""
         next_sweep = 0.0
         while not self._closing.is_set():
-            if job := self._store.claim_next():
+            if job := self._claim():
                 self._is_busy = True
                 self._make(job)
                 self._is_busy = False
                 continue
             self._keep_warm()
             if time.monotonic() >= next_sweep:
-                self._outputs.sweep(self._store)
+                self._sweep()
                 next_sweep = time.monotonic() + _SWEEP_S
             self._wake.wait(_IDLE_S)
             self._wake.clear()
+        self._supervisor.stop()
+
+    def _claim(self) -> Job | None:
+        try:
+            return self._store.claim_next()
+        except sqlite3.OperationalError as error:  # the disk is full: the jobs keep waiting
+            log.error("no job can be taken from the queue yet: %s", error)
+            self._closing.wait(_STORE_RETRY_S)
+            return None
+
+    def _sweep(self) -> None:
+        try:
+            self._outputs.sweep(self._store)
+        except (OSError, sqlite3.OperationalError) as error:
+            log.error("retention could not tidy up: %s", error)
 
     def _keep_warm(self) -> None:
         """Have an engine loaded before it is needed; wait longer each time it fails."""
@@ -140,9 +157,7 @@ class JobRunner(threading.Thread):
         log.info("job %s: %.1f s of voice, engine %s", job.id, job.audio_seconds, job.engine)
         try:
             end = self._make_video(job)
-        except OSError as error:
-            end = Failed(job_id=job.id, diagnosis=from_exception(error))
-        except Exception as error:
+        except Exception as error:  # the queue must go on
             log.exception("job %s met an error in the app", job.id)
             end = Failed(job_id=job.id, diagnosis=from_exception(error))
         self._end(job, end)
@@ -180,48 +195,42 @@ class JobRunner(threading.Thread):
         should_stop: Callable[[], bool],
     ) -> EngineEvent:
         """Record what the engine sends until its terminal event, which is returned."""
-        write_errors: list[OSError] = []
-        started = time.monotonic()
+        recording = Recording(job.id, self._store, media_log)
         end: EngineEvent | None = None
         for event in self._supervisor.run(
-            request, plan, should_stop=lambda: bool(write_errors) or should_stop()
+            request, plan, should_stop=lambda: recording.write_error is not None or should_stop()
         ):
+            recording.take(event)
             end = event
-            if isinstance(event, Progress):
-                fps = event.frames_done / max(time.monotonic() - started, 1e-3)
-                self._store.set_progress(job.id, frames_done=event.frames_done, fps=round(fps, 1))
-            elif isinstance(event, Notice):
-                self._store.add_note(job.id, event.text)
-            elif isinstance(event, Chunk) and not write_errors:
-                try:
-                    media_log.append(event.data)
-                except OSError as error:
-                    write_errors.append(error)
         assert end is not None, "the supervisor always ends a job"
-        if write_errors:
-            raise write_errors[0]
+        if recording.write_error is not None:
+            raise recording.write_error
+        recording.flush()
         return end
 
     def _end(self, job: Job, end: EngineEvent) -> None:
         """Seal the files and give the job its terminal state, in this order: readers then find a whole video."""
-        has_video = False
-        try:
-            has_video = self._outputs.seal(job.id)
-        except OSError as error:
-            log.warning("job %s: the video could not be sealed: %s", job.id, error)
-            if error.errno == errno.ENOSPC and isinstance(end, Finished):
-                end = Failed(job_id=job.id, diagnosis=disk_full())
-        if isinstance(end, Failed):
-            self._store.end(job.id, JobState.FAILED, diagnosis=end.diagnosis, has_video=has_video)
-        else:
-            state = JobState.FINISHED if isinstance(end, Finished) else JobState.CANCELLED
-            self._store.end(job.id, state, has_video=has_video)
+        diagnosis = end.diagnosis if isinstance(end, Failed) else None
+        state = {Failed: JobState.FAILED, Finished: JobState.FINISHED}.get(type(end), JobState.CANCELLED)
+        has_video = self._outputs.seal(job.id)
+        while not self._try_end(job.id, state, diagnosis, has_video) and not self._closing.wait(
+            _STORE_RETRY_S
+        ):
+            pass  # a full disk: nothing else can be made either until there is room
         with self._log_opened:
             media_log = self._logs.pop(job.id, None)
             self._log_opened.notify_all()
         if media_log is not None:
             media_log.end()
         log.info("job %s: %s", job.id, self._store_state(job.id))
+
+    def _try_end(self, job_id: str, state: JobState, diagnosis: Diagnosis | None, has_video: bool) -> bool:
+        try:
+            self._store.end(job_id, state, diagnosis=diagnosis, has_video=has_video)
+        except sqlite3.OperationalError as error:
+            log.error("job %s: its end could not be recorded yet: %s", job_id, error)
+            return False
+        return True
 
     def _store_state(self, job_id: str) -> JobState:
         """Return the state of a job; a deleted one counts as cancelled."""

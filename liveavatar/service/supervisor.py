@@ -119,8 +119,23 @@ class EngineSupervisor:
     def run(
         self, request: ValidatedRequest, plan: ExecutionPlan, *, should_stop: Callable[[], bool]
     ) -> Iterator[EngineEvent]:
-        """Make one video on the ready engine: its events, ending with exactly one terminal event."""
+        """Make one video on the ready engine: its events, ending with exactly one terminal event.
+
+        A caller that gives up before that event has the engine ended, so that nobody works for nothing.
+        """
         assert self.phase is Phase.READY, "wait_ready comes first"
+        is_over = False
+        try:
+            for event in self._follow(request, plan, should_stop):
+                is_over = isinstance(event, TERMINAL_EVENTS)
+                yield event
+        finally:
+            if not is_over and self._process is not None:
+                self._end_process()
+
+    def _follow(
+        self, request: ValidatedRequest, plan: ExecutionPlan, should_stop: Callable[[], bool]
+    ) -> Iterator[EngineEvent]:
         job_id = request.job_id
         self._send(Generate(request=request, plan=plan))
         waits_since, waits_for, phrase = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -9,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import av
@@ -127,8 +128,8 @@ def test_hung_worker_is_ended_at_its_deadline(
 
 
 def test_engine_that_ignores_stop_is_ended(studio: Studio, make_request: MakeRequest) -> None:
-    job = studio.submit(make_request("ignore-stop"))
-    wait_until(lambda: studio.job(job.id).frames_done >= 50)
+    job = studio.submit(make_request("ignore-stop slow"))
+    wait_until(lambda: studio.job(job.id).frames_done >= 20)
     studio.stop(job.id)
     job = wait_for_end(studio, job.id)
     assert job.state is JobState.CANCELLED
@@ -171,6 +172,47 @@ def test_full_disk_keeps_what_was_written(fake_config: AppConfig, make_request: 
         assert job.diagnosis is not None
         assert job.diagnosis.code == "disk_full"
         assert wait_for_end(studio, studio.submit(make_request()).id).state is JobState.FINISHED
+    finally:
+        studio.close()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of two megabytes."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", folder], capture_output=True, check=False
+    )
+    if mount.returncode:
+        pytest.skip("mounting a small file system needs root")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_disk_that_fills_up_under_a_job(
+    small_disk: Path, fake_config: AppConfig, make_request: MakeRequest, caplog: pytest.LogCaptureFixture
+) -> None:
+    studio = Studio(dataclasses.replace(fake_config, data_dir=small_disk, min_free_bytes=1))
+    try:
+        studio.start()
+        job = studio.submit(make_request("slow", seconds=6.0))
+        media, ballast = small_disk / "jobs" / job.id / "media.mp4", small_disk / "ballast"
+        wait_until(lambda: media.exists() and media.stat().st_size > 0)
+        with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while True:
+                file.write(bytes(4096))
+        wait_until(lambda: studio.job(job.id).state.is_terminal or "could not be recorded" in caplog.text)
+        ballast.unlink()  # the operator makes room
+        ended = wait_for_end(studio, job.id)
+        assert ended.state is JobState.FAILED
+        assert ended.diagnosis is not None
+        assert ended.diagnosis.code == "disk_full"
+        video = studio.video_path(job.id)
+        assert video is not None
+        assert count_frames(video) > 0
+        studio.delete(job.id)
+        assert wait_for_end(studio, studio.submit(make_request(seconds=1.0)).id).state is JobState.FINISHED
     finally:
         studio.close()
 

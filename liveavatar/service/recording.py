@@ -1,0 +1,46 @@
+"""Writes down what the engine sends of one job: video into the media log, progress and notes into the store."""
+
+from __future__ import annotations
+
+import time
+
+from liveavatar.core.events import Chunk, EngineEvent, Notice, Progress
+from liveavatar.service.job_store import JobStore
+from liveavatar.service.media_log import MediaLog
+
+_PROGRESS_S = 0.2  # each record is a synchronous write; the page asks once a second
+
+
+class Recording:
+    """One job's record. After `write_error` is set, no more video is taken."""
+
+    def __init__(self, job_id: str, store: JobStore, media_log: MediaLog) -> None:
+        self._job_id = job_id
+        self._store = store
+        self._media_log = media_log
+        self._started = self._recorded_at = time.monotonic()
+        self._latest: Progress | None = None
+        self.write_error: OSError | None = None
+
+    def take(self, event: EngineEvent) -> None:
+        """Record one event."""
+        if isinstance(event, Chunk) and self.write_error is None:
+            try:
+                self._media_log.append(event.data)
+            except OSError as error:
+                self.write_error = error
+        elif isinstance(event, Notice):
+            self._store.add_note(self._job_id, event.text)
+        elif isinstance(event, Progress):
+            if event.stage == "preparing":
+                self._started = time.monotonic()  # the speed shown is that of making pictures
+            self._latest = event
+            if time.monotonic() - self._recorded_at >= _PROGRESS_S:
+                self.flush()
+
+    def flush(self) -> None:
+        """Record the latest progress."""
+        if self._latest is not None:
+            self._recorded_at = time.monotonic()
+            fps = self._latest.frames_done / max(self._recorded_at - self._started, 1e-3)
+            self._store.set_progress(self._job_id, frames_done=self._latest.frames_done, fps=round(fps, 1))
