@@ -125,7 +125,7 @@ def _input_column(samples: Samples) -> Inputs:
             label=word("portrait"),
             placeholder=word("portrait_hint"),
             sources=["upload", "webcam", "clipboard"],
-            height=180,
+            height=164,
             elem_id="studio-portrait",
             buttons=[],
         )

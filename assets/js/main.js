@@ -16,6 +16,7 @@ let stage;
 let machine;
 let videos;
 let pill;
+let banner;
 let lastState = null;
 
 const poller = new Poller(
@@ -33,6 +34,8 @@ function drawPill(state, failures) {
   let [kind, text] = ["busy", words.starting];
   if (failures >= LOST_AFTER) [kind, text] = ["error", words.lost];
   else if (state) [kind, text] = engineWords(state);
+  const broken = state?.engine.state === "failed" ? state.engine.diagnosis : null;
+  setText(banner, broken ? problemText(broken).filter(Boolean).join(" ") : "");
   pill.dataset.kind = kind;
   setText(pill.lastChild, text);
   document.body.classList.toggle("la-offline", failures >= LOST_AFTER);
@@ -161,6 +164,8 @@ async function start() {
   const hosts = Object.fromEntries(await Promise.all(parts.map(async (id) => [id, await whenPresent(id)])));
   drawTop(hosts["studio-top"]);
   drawInputs();
+  banner = h("p", { class: "la-note error banner", role: "alert" });
+  hosts["studio-stage"].before(banner);
   stage = new Stage(hosts["studio-stage"], {
     attach: (id) => attach(id),
     detach,

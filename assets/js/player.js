@@ -86,7 +86,7 @@ export class Player extends EventTarget {
     let offset = 0;
     while (this.run === run && !run.complete) {
       const piece = await this.nextPiece(run, offset);
-      if (!piece || this.run !== run) return;
+      if (this.run !== run) return;
       if (piece.bytes.length) {
         buffer ??= source.addSourceBuffer(mimeType(piece.bytes));
         await this.append(buffer, piece.bytes);
@@ -98,21 +98,27 @@ export class Player extends EventTarget {
     if (this.run === run && source.readyState === "open") source.endOfStream();
   }
 
-  /** Fetch with patience: a broken connection resumes at the same offset. */
+  /**
+   * Fetch with patience: a broken connection resumes at the same offset. When the growing video is no longer kept
+   * (its finished file has taken its place), what came so far is played to its end.
+   */
   async nextPiece(run, offset) {
     let pause = RETRY_FIRST_MS;
     while (this.run === run) {
       try {
         return await fetchMedia(run.jobId, offset, run.abort.signal);
       } catch (error) {
-        if (run.abort.signal.aborted) return null;
-        if (error instanceof HttpError && error.status < 500) throw error;
+        if (run.abort.signal.aborted) break;
+        if (error instanceof HttpError && error.status < 500) {
+          if (offset === 0) throw error;
+          break;
+        }
         this.stats.retries += 1;
         await new Promise((resolve) => setTimeout(resolve, pause));
         pause = Math.min(RETRY_MAX_MS, pause * 2);
       }
     }
-    return null;
+    return { bytes: new Uint8Array(), nextOffset: offset, ended: true };
   }
 
   async append(buffer, bytes) {

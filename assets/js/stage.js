@@ -230,6 +230,11 @@ export class Stage {
       cause && h("p", {}, cause),
       remedy && h("p", {}, remedy),
       this.actionButtons(job),
+      h(
+        "button",
+        { type: "button", class: "la-icon-button dismiss", "aria-label": words.dismiss, onclick: () => this.actions.detach() },
+        icon("close"),
+      ),
     );
   }
 
@@ -240,7 +245,6 @@ export class Stage {
       buttons.push(button("primary show-face", words.showFace, () => this.openGuide()));
       buttons.push(button("whole-picture", words.wholePicture, () => this.retry({ whole_picture: true })));
     } else buttons.push(button("primary try-again", words.tryAgain, () => this.retry({})));
-    if (!job.has_video) buttons.push(button("dismiss", words.dismiss, () => this.actions.detach()));
     return h("div", { class: "buttons" }, ...buttons);
   }
 

@@ -34,7 +34,8 @@ export class Videos {
     jobs.forEach((job, index) => {
       const key = [job.state, job.has_video, job.queue_position, job.size].join();
       let card = this.cards.get(job.id);
-      if (!card || card.key !== key) {
+      const isAsking = card?.element.querySelector(".question");
+      if (!card || (card.key !== key && !isAsking)) {
         const element = this.card(job);
         card?.element.replaceWith(element);
         card = { key, element };
@@ -48,7 +49,7 @@ export class Videos {
   card(job) {
     const created = new Date(job.created_at * 1000);
     const today = created.toDateString() === new Date().toDateString();
-    const form = today ? { hour: "2-digit", minute: "2-digit" } : { month: "short", day: "numeric" };
+    const form = today ? { hour: "2-digit", minute: "2-digit", hourCycle: "h23" } : { month: "short", day: "numeric" };
     const when = new Intl.DateTimeFormat(locale, form).format(created);
     const state = words[job.state];
     const tag = job.state === "finished" ? clock(job.audio_seconds) : job.has_video ? words.partial : state;
@@ -65,13 +66,16 @@ export class Videos {
     );
     const element = h(
       "article",
-      { class: "card", role: "listitem", dataset: { job: job.id, state: job.state } },
+      {
+        class: job.active || job.has_video ? "card" : "card no-video",
+        role: "listitem",
+        dataset: { job: job.id, state: job.state },
+      },
       open,
       h(
         "div",
         { class: "meta" },
-        h("span", { class: "when" }, when),
-        h("span", { class: "size" }, job.size === "auto" ? "" : sizeText(job.size)),
+        h("span", { class: "label" }, h("b", {}, when), job.size === "auto" ? "" : sizeText(job.size)),
         job.has_video &&
           h(
             "a",

@@ -1,0 +1,69 @@
+"""Everything that cannot be used is answered with a sentence, and what was typed stays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image
+
+from tests.browser.apps import App
+from tests.browser.conftest import NewPage
+
+
+@pytest.fixture
+def bad_files(tmp_path: Path) -> dict[str, Path]:
+    """Return files that look right and are not."""
+    broken, tiny, silence = tmp_path / "broken.png", tmp_path / "tiny.png", tmp_path / "silence.wav"
+    broken.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(200))
+    Image.new("RGB", (8, 8)).save(tiny)
+    soundfile.write(silence, np.zeros(16_000 * 2, np.int16), 16_000)
+    return {"broken": broken, "tiny": tiny, "silence": silence}
+
+
+def test_without_a_portrait_the_prompt_stays(paced: App, new_page: NewPage) -> None:
+    studio = new_page(paced).open()
+    studio.describe("A warm smile")
+    studio.generate()
+    assert "no portrait" in studio.problem()
+    assert studio.page.input_value("#studio-prompt textarea") == "A warm smile"
+    assert studio.page.locator("#studio-portrait.la-wrong").is_visible()
+
+
+def test_without_a_voice(paced: App, new_page: NewPage, portrait: Path) -> None:
+    studio = new_page(paced).open()
+    studio.page.set_input_files("#studio-portrait input[type=file]", portrait)
+    studio.page.wait_for_selector("#studio-portrait .image-frame img")
+    studio.generate()
+    assert "no voice" in studio.problem()
+    assert studio.page.locator("#studio-voice.la-wrong").is_visible()
+
+
+@pytest.mark.parametrize(("name", "sentence"), [("broken", "cannot be read"), ("tiny", "8 x 8 pixels")])
+def test_an_unusable_portrait(
+    paced: App, new_page: NewPage, voice: Path, bad_files: dict[str, Path], name: str, sentence: str
+) -> None:
+    studio = new_page(paced).open()
+    studio.page.set_input_files("#studio-portrait input[type=file]", bad_files[name])
+    studio.page.wait_for_selector("#studio-portrait .image-frame")
+    studio.give_voice(voice)
+    studio.generate()
+    assert sentence in studio.problem()
+
+
+def test_a_silent_voice(paced: App, new_page: NewPage, portrait: Path, bad_files: dict[str, Path]) -> None:
+    studio = new_page(paced).open()
+    studio.give(portrait, bad_files["silence"])
+    studio.generate()
+    assert "silent" in studio.problem()
+
+
+def test_an_engine_that_is_not_there(paced: App, new_page: NewPage, portrait: Path, voice: Path) -> None:
+    studio = new_page(paced).open()
+    studio.give(portrait, voice)
+    studio.page.click("#studio-more .label-wrap")
+    studio.page.locator("#studio-engine label").nth(2).click()
+    studio.generate()
+    assert "s2v engine is not part" in studio.problem()

@@ -1,0 +1,86 @@
+"""The page fits, speaks the visitor's language, and asks nobody else for anything."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+
+from tests.browser.apps import App, paced_app
+from tests.browser.conftest import NewPage
+
+
+def test_no_requests_leave_the_machine(paced: App, new_page: NewPage, portrait: Path, voice: Path) -> None:
+    studio = new_page(paced)
+    asked: list[str] = []
+    studio.page.on("request", lambda request: asked.append(request.url))
+    studio.open()
+    studio.give(portrait, voice)
+    studio.describe("pace=200")
+    studio.generate()
+    studio.wait_for_playback()
+    own = (paced.url, "data:", "blob:")
+    assert asked
+    assert [url for url in asked if not url.startswith(own)] == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_needs_no_sideways_scrolling(paced: App, new_page: NewPage, scheme: str) -> None:
+    viewport = {"width": 390, "height": 844}
+    studio = new_page(paced, viewport=viewport, color_scheme=scheme, is_mobile=True, has_touch=True).open()
+    assert studio.page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_dark_mode_is_dark(paced: App, new_page: NewPage) -> None:
+    studio = new_page(paced, color_scheme="dark").open()
+    colour = studio.page.evaluate("getComputedStyle(document.querySelector('#studio-machine')).backgroundColor")
+    red, green, blue = (int(part) for part in colour.removeprefix("rgb(").removesuffix(")").split(","))
+    assert max(red, green, blue) < 60
+
+
+def test_nothing_lies_below_the_generate_button(paced: App, new_page: NewPage, portrait: Path, voice: Path) -> None:
+    studio = new_page(paced).open()
+    studio.give(portrait, voice)
+    names = ("#studio-portrait", "#studio-voice", "#studio-prompt", "#studio-size")
+    boxes = [studio.page.locator(name).bounding_box() for name in (*names, "#studio-generate")]
+    for upper, lower in itertools.pairwise(boxes):
+        assert upper is not None
+        assert lower is not None
+        assert upper["y"] + upper["height"] <= lower["y"] + 1
+    assert boxes[-1] is not None
+    assert boxes[-1]["y"] + boxes[-1]["height"] <= 900, "the button is in view"
+
+
+@pytest.mark.parametrize(("locale", "button", "title"), [("en-GB", "Generate video", "My videos"), ("zh-CN", "生成视频", "我的视频")])
+def test_languages(paced: App, new_page: NewPage, locale: str, button: str, title: str) -> None:
+    studio = new_page(paced, locale=locale).open()
+    assert studio.page.locator("#studio-generate").inner_text() == button
+    assert studio.page.locator("#studio-videos h2").inner_text() == title
+
+
+def test_a_machine_without_a_graphics_card_is_told_so(paced: App, new_page: NewPage) -> None:
+    studio = new_page(paced).open()
+    if studio.page.evaluate("fetch('api/state').then(r => r.json()).then(s => s.hardware.gpus.length)"):
+        pytest.skip("this machine has a graphics card")
+    text = studio.page.locator("#studio-machine").inner_text()
+    assert "no graphics card" in text
+    assert "Memory" in text
+
+
+def test_each_graphics_card_has_a_bar(new_page: NewPage, tmp_path: Path) -> None:
+    with paced_app(tmp_path, "gpus") as app:
+        studio = new_page(app).open()
+        meters = studio.page.locator("#studio-machine [role=meter]")
+        assert meters.count() == 6, "five cards and the machine's own memory"
+        assert meters.nth(3).get_attribute("aria-valuetext") == "3.0 of 80 GB free"
+
+
+def test_every_button_has_a_name(paced: App, new_page: NewPage) -> None:
+    studio = new_page(paced).open()
+    nameless = studio.page.evaluate(
+        """[...document.querySelectorAll('[id^=studio-] button')].filter(button => button.checkVisibility()
+            && !button.innerText.trim() && !button.getAttribute('aria-label')
+            && ![...button.querySelectorAll('img')].some(image => image.alt)).map(button => button.outerHTML)"""
+    )
+    assert nameless == []

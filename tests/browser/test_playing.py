@@ -1,0 +1,115 @@
+"""A video plays while it is made, survives a reload, can be stopped, and several can be watched at once."""
+
+from __future__ import annotations
+
+import re
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from tests.browser.apps import App
+from tests.browser.conftest import NewPage
+from ui.samples import load_samples
+
+needs_samples = pytest.mark.skipif(
+    not all(portrait.path.is_file() for portrait in load_samples().portraits) or not load_samples().portraits,
+    reason="assets/samples is not complete",
+)
+
+
+@needs_samples
+def test_one_click_on_try_it_makes_and_plays_a_video(real: App, new_page: NewPage) -> None:
+    studio = new_page(real).open()
+    studio.page.locator(".la-tries .try").first.click()
+    studio.wait_for_playback(1.0, timeout_s=60)
+    before = studio.played()
+    studio.page.wait_for_timeout(800)
+    assert studio.played() > before + 0.4
+    assert studio.audio_bytes() > 0
+    studio.wait_for_state("finished")
+    assert studio.job()["frames_done"] == studio.job()["num_frames"]
+    assert studio.page.locator("#studio-voice .component-wrapper").is_visible(), "the voice is filled in as well"
+
+
+@needs_samples
+def test_one_click_on_a_sample_fills_portrait_and_voice(real: App, new_page: NewPage) -> None:
+    studio = new_page(real).open()
+    face = studio.page.locator("#studio-samples .face").first
+    assert "voice" in (face.locator("img").get_attribute("alt") or "")
+    face.click()
+    studio.page.wait_for_selector("#studio-portrait .image-frame img")
+    studio.page.wait_for_selector("#studio-voice .component-wrapper")
+
+
+def test_the_real_engine_plays_live_and_the_file_can_be_downloaded(
+    real: App, new_page: NewPage, real_portrait: Path, voice: Path
+) -> None:
+    studio = new_page(real).open()
+    studio.give(real_portrait, voice)
+    studio.generate()
+    studio.wait_for_playback(timeout_s=90)
+    studio.wait_for_state("finished")
+    link = studio.page.locator("#studio-stage .download").get_attribute("href")
+    assert link is not None
+    with urllib.request.urlopen(link) as response:
+        assert "attachment" in response.headers["content-disposition"]
+        assert response.read()[4:8] == b"ftyp"
+
+
+def test_reload_in_the_middle_finds_the_job_again(
+    paced: App, new_page: NewPage, portrait: Path, voice: Path
+) -> None:
+    studio = new_page(paced).open()
+    studio.give(portrait, voice)
+    studio.describe("pace=30")
+    studio.generate()
+    studio.wait_for_playback()
+    job_id = studio.job()["id"]
+    assert f"job={job_id}" in studio.page.url
+    studio.page.reload()
+    studio.wait_for_start()
+    studio.wait_until("job?.active")
+    assert studio.job()["id"] == job_id
+    studio.wait_for_playback()
+
+
+def test_stop_keeps_a_part_that_plays(paced: App, new_page: NewPage, portrait: Path, voice: Path) -> None:
+    studio = new_page(paced).open()
+    studio.give(portrait, voice)
+    studio.describe("pace=30")
+    studio.generate()
+    studio.wait_for_playback(1.0)
+    studio.page.click("#studio-stage .stop")
+    studio.wait_for_state("cancelled")
+    assert 0 < studio.job()["frames_done"] < studio.job()["num_frames"]
+    studio.page.click("#studio-stage .again")
+    studio.wait_until("player.phase === 'file' && video.currentTime > 0.3")
+
+
+def test_a_slow_engine_counts_down_first_and_then_never_stalls(
+    paced: App, new_page: NewPage, portrait: Path, voice: Path
+) -> None:
+    studio = new_page(paced).open()
+    studio.give(portrait, voice)
+    studio.describe("pace=20")
+    studio.generate()
+    waiting = studio.page.locator("#studio-stage .waiting p")
+    waiting.filter(has_text=re.compile(r"Plays in \d+ s")).wait_for(timeout=20_000)
+    studio.wait_until("video.ended", timeout_s=60)
+    assert studio.page.evaluate("window.studio.stage.player.stats.stalls") == 0
+
+
+def test_two_tabs_work_at_the_same_time(paced: App, new_page: NewPage, portrait: Path, voice: Path) -> None:
+    first, second = new_page(paced).open(), new_page(paced).open()
+    for studio in (first, second):
+        studio.give(portrait, voice)
+        studio.describe("pace=60")
+    first.generate()
+    first.wait_until("job")
+    second.generate()
+    second.wait_until("job")
+    assert first.job()["id"] != second.job()["id"]
+    for studio in (first, second):
+        studio.wait_for_playback()
+        studio.wait_for_state("finished")
