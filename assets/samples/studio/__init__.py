@@ -1,0 +1,1 @@
+"""The little photo studio that renders the sample portraits (Blender's ``bpy`` module, Cycles)."""
