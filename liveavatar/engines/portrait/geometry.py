@@ -19,6 +19,7 @@ Picture = NDArray[np.uint8]  # (rows, columns, 3), blue green red
 
 CURVE_REACH = 1.6  # curves are tabulated for u in -1.6 .. 1.6: a little beyond both corners
 CURVE_SAMPLES = 641  # a step of 0.005: far below a pixel even for a mouth that fills the picture
+SAMPLES_PER_UNIT = (CURVE_SAMPLES - 1) / (2 * CURVE_REACH)
 MIN_CORNER_DISTANCE_PX = 1e-3  # below this the axis between the corners has no direction
 MIN_KNOT_DISTANCE = 1e-3  # points nearer than this in u are one point measured twice
 
@@ -32,6 +33,15 @@ def smoothstep(values: ArrayLike, start: float | Floats = 0.0, end: float | Floa
     """Rise smoothly from 0 at `start` to 1 at `end` (which may be the smaller one: then it falls)."""
     ramp = np.clip((np.asarray(values, np.float32) - start) / (end - start), 0.0, 1.0)
     return floats(ramp * ramp * (3.0 - 2.0 * ramp))
+
+
+def slant(v: Floats, u: Floats) -> Floats:
+    """How much longer than wide the pieces of a curve v(u) are: 1 where it is level, up to 3 where it is steep.
+
+    A band along the curve is so much thicker along v than across.
+    """
+    slope = np.gradient(v, u)
+    return floats(np.minimum(np.sqrt(1.0 + slope * slope), 3.0))
 
 
 def monotone_cubic(knots_x: ArrayLike, knots_y: ArrayLike, at: ArrayLike) -> Doubles:
@@ -219,8 +229,9 @@ class TabulatedCurve:
 
     def __call__(self, u: Floats) -> Floats:
         """v at every u of an array (any shape of at most two dimensions); the end value beyond the table."""
-        samples_per_unit = np.float32((CURVE_SAMPLES - 1) / (2 * CURVE_REACH))
-        position = np.atleast_2d((u + np.float32(CURVE_REACH)) * samples_per_unit).astype(np.float32)
+        position = np.atleast_2d((u + np.float32(CURVE_REACH)) * np.float32(SAMPLES_PER_UNIT)).astype(
+            np.float32
+        )
         table = self.values.reshape(1, -1)
         looked_up = cv2.remap(
             table, position, np.zeros_like(position), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from liveavatar.engines.portrait.face_points import FacePoints
 from liveavatar.engines.portrait.geometry import Floats, Picture, Region, TabulatedCurve, floats, smoothstep
 from liveavatar.engines.portrait.mouth_anatomy import measure_mouth
+from liveavatar.engines.portrait.mouth_folds import MouthFolds
 from liveavatar.engines.portrait.mouth_interior import InteriorView, MouthInterior
 from liveavatar.engines.portrait.mouth_light import measure_light
 from liveavatar.engines.portrait.mouth_shape import LipEdges, MouthCommand, MouthShape, shape_mouth
@@ -37,6 +38,7 @@ class MouthRenderer:
         self._picture = np.ascontiguousarray(picture)
         self.anatomy = measure_mouth(self._picture, points)
         self._warp = MouthWarp(self.anatomy)
+        self._folds = MouthFolds(self.anatomy, self._warp.lattice.u, self._warp.lattice.v)
         self._interior = MouthInterior(
             self._picture, self.anatomy, measure_light(self._picture, self.anatomy)
         )
@@ -70,12 +72,15 @@ class MouthRenderer:
             return
         shape = self._shape(command)
         fields = self._warp.fields(shape, command.width_scale)
+        shade = self._folds.shade(shape, command)
         band = self._lip_band(shape, command)
         region = self.region
         upper_rows = Region(x0=region.x0, y0=region.y0, x1=region.x1, y1=band.y1)
         lower_rows = Region(x0=region.x0, y0=band.y0, x1=region.x1, y1=region.y1)
         upper = self._carry_skin(fields, fields.above, upper_rows)
         lower = self._carry_skin(fields, fields.below, lower_rows)
+        self._deepen_folds(upper, upper_rows, shade)
+        self._deepen_folds(lower, lower_rows, shade)
         canvas[upper_rows.slices] = upper
         canvas[lower_rows.slices] = lower
         if not band.is_empty:
@@ -115,6 +120,13 @@ class MouthRenderer:
             self._picture, source, no_second_map, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
         )
         return np.asarray(carried, np.uint8)
+
+    def _deepen_folds(self, skin: Picture, region: Region, shade: Floats | None) -> None:
+        """Darken the skin of `region` in place by a shade on the lattice."""
+        if shade is None or region.is_empty:
+            return
+        kept = 255.0 - 255.0 * self._stretch(shade, region)
+        cv2.multiply(skin, cv2.merge([kept.astype(np.uint8)] * 3), dst=skin, scale=1 / 255)
 
     def _stretch(self, lattice_field: Floats, region: Region) -> Floats:
         """Interpolate a field of the lattice at the pixels of `region`, at half resolution where it is large."""

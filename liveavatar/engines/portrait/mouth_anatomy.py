@@ -11,7 +11,17 @@ import cv2
 import numpy as np
 
 from liveavatar.engines.portrait.face_points import FacePoints
-from liveavatar.engines.portrait.geometry import CornerFrame, Doubles, Floats, Picture, TabulatedCurve
+from liveavatar.engines.portrait.geometry import (
+    SAMPLES_PER_UNIT,
+    CornerFrame,
+    Doubles,
+    Floats,
+    Picture,
+    TabulatedCurve,
+    floats,
+    slant,
+    smoothstep,
+)
 from liveavatar.engines.portrait.mouth_edges import refine_inner_lips, trace_open_mouth
 
 MIN_NOSE_DISTANCE = 0.30  # the philtrum needs some skin to stretch, whatever the points say
@@ -23,8 +33,11 @@ MAX_UPPER_LIP_THICKNESS = 0.40  # full lips reach about 0.35
 MAX_LOWER_LIP_THICKNESS = 0.48
 WIDE_OPEN_GAP = 0.60  # parted further, the whole rim is traced
 BOWED_GAP = 0.25  # parted further, the lower edge sags without dents
+ELLIPSE_SHARE = 0.95
+SIDE_THICKNESS = 0.8  # of a lip, against its middle
 CORNER_SHADOW = 0.05  # of half a mouth width, beyond the corners of a wide-open mouth
 NECK_BELOW_CHIN = 0.90  # the jaw's motion has faded out this far below the chin
+CONTACT_SMOOTHING = 0.09  # Gaussian sigma along u
 CLOSING_SHARE_OF_UPPER_LIP = 0.30  # of the way that two parted lips go to meet, the upper one does this part
 
 
@@ -75,8 +88,14 @@ class MouthAnatomy:
         return max(0.0, 0.70 * (self.gap - 0.10))
 
     def contact_line(self) -> Floats:
-        """Where the lips will meet when they close, in the picture as it is, at every u of a curve."""
-        return self.upper_inner.values + np.float32(CLOSING_SHARE_OF_UPPER_LIP) * self.gap_values
+        """Where the lips will meet when they close, in the picture as it is, at every u of a curve.
+
+        Smooth for parted lips: at the corners a wide-open mouth is too steep to be closed column by column.
+        """
+        line = self.upper_inner.values + np.float32(CLOSING_SHARE_OF_UPPER_LIP) * self.gap_values
+        smooth = cv2.GaussianBlur(line.reshape(1, -1), (0, 0), CONTACT_SMOOTHING * SAMPLES_PER_UNIT)[0]
+        is_parted = float(smoothstep(self.gap, 0.15, 0.6))
+        return floats(line + (smooth - line) * is_parted)
 
 
 def measure_mouth(picture: Picture, points: FacePoints) -> MouthAnatomy:
@@ -93,8 +112,9 @@ def measure_mouth(picture: Picture, points: FacePoints) -> MouthAnatomy:
         frame = _with_corner_shadow(frame, float((lower_inner - upper_inner).max()))
         upper_inner, lower_inner = _inner_curves(frame, points.upper_lip_inner, points.lower_lip_inner)
         upper_inner, lower_inner = refine_inner_lips(picture, frame, upper_inner, lower_inner)
-    if float((lower_inner - upper_inner).max()) > BOWED_GAP:
-        lower_inner = _bowed(lower_inner)
+    gap = float((lower_inner - upper_inner).max())
+    if gap > BOWED_GAP:
+        lower_inner = _bowed(lower_inner, float(smoothstep(gap, WIDE_OPEN_GAP, 2 * WIDE_OPEN_GAP)))
     nose_level = min(float(frame.to_local(points.nose_base)[1]), -MIN_NOSE_DISTANCE)
     chin_level = max(float(frame.to_local(points.chin)[1]), MIN_CHIN_DISTANCE)
     upper_outer, lower_outer = (
@@ -103,6 +123,8 @@ def measure_mouth(picture: Picture, points: FacePoints) -> MouthAnatomy:
     )
     upper_outer = _limit_lip(upper_outer, upper_inner, -1.0, MAX_UPPER_LIP_THICKNESS)
     lower_outer = _limit_lip(lower_outer, lower_inner, 1.0, MAX_LOWER_LIP_THICKNESS)
+    if gap > WIDE_OPEN_GAP:
+        lower_outer = _evenly_thick(lower_outer, lower_inner)
     chin_level = max(chin_level, float(lower_outer.max()) + MIN_NOSE_DISTANCE)
     nose_level = min(nose_level, float(upper_outer.min()) - 0.5 * MIN_NOSE_DISTANCE)
     return MouthAnatomy(
@@ -147,17 +169,34 @@ def _curves_of_rim(frame: CornerFrame, rim: Doubles) -> tuple[CornerFrame, Float
     return new_frame, *_inner_curves(new_frame, upper, lower)
 
 
-def _bowed(lower_inner: Floats) -> Floats:
-    """Straighten the dents of an open mouth's lower edge: where teeth stand before the lip it is found too high."""
+def _bowed(lower_inner: Floats, shouting: float) -> Floats:
+    """Straighten the dents of an open mouth's lower edge: where teeth stand before the lip it is found too high.
+
+    In a shout (1; 0: none) the edge is at least as full as half an ellipse: cheek teeth hide it at the sides.
+    """
     u = TabulatedCurve.sample_positions()
     between = np.abs(u) <= 1.0
     hull = cv2.convexHull(np.stack([u[between], lower_inner[between]], axis=-1))[:, 0]
     hull = hull[np.argsort(hull[:, 0])]
-    return np.where(between, np.interp(u, hull[:, 0], hull[:, 1]), 0.0).astype(np.float32)
+    bowed = np.interp(u, hull[:, 0], hull[:, 1])
+    ellipse = ELLIPSE_SHARE * float(bowed.max()) * np.sqrt(np.clip(1.0 - u**2, 0.0, 1.0))
+    bowed += shouting * np.maximum(ellipse - bowed, 0.0)
+    return floats(np.where(between, bowed, 0.0))
 
 
 def _jaw_reach(local_point: Doubles) -> float:
     return float(np.clip(local_point[0], MIN_JAW_REACH, MAX_JAW_REACH))
+
+
+def _evenly_thick(outer: Floats, inner: Floats) -> Floats:
+    """Let the lower lip of a shout be as thick at its slanting sides as in the middle.
+
+    Outer points of a shout are measured too far inside at the sides, where the lip runs almost down.
+    """
+    u = TabulatedCurve.sample_positions()
+    middle = float(np.median((outer - inner)[np.abs(u) < 0.3]))
+    thickness = SIDE_THICKNESS * middle * slant(inner, u) * np.sqrt(np.clip(1.0 - u**4, 0.0, 1.0))
+    return floats(np.maximum(outer, inner + thickness))
 
 
 def _limit_lip(outer: Floats, inner: Floats, side: float, thickest: float) -> Floats:

@@ -46,7 +46,7 @@ def measure_light(picture: Picture, anatomy: MouthAnatomy) -> MouthLight:
     cast = (skin / max(float(skin.mean()), 1.0)) / (TYPICAL_SKIN / TYPICAL_SKIN.mean())
     cast = np.clip(cast, 0.4, 2.0) ** CAST_SHARE
     # Teeth brighten less than skin darkens: dark skin does not mean dark light.
-    brightness = np.array([luma, luma, luma, min(1.06, 0.22 + 0.80 * luma)])[:, None]
+    brightness = np.array([luma, luma, luma, min(0.93, 0.20 + 0.74 * luma)])[:, None]
     materials = np.array([DARK_COLOUR, GUM_COLOUR, TONGUE_COLOUR, TOOTH_COLOUR]) * cast * brightness
     materials = _as_colourful_as(materials, skin)
     inside = (v > anatomy.upper_inner(u) + 0.03) & (v < anatomy.lower_inner(u) - 0.03) & (np.abs(u) < 0.9)

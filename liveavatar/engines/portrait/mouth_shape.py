@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from liveavatar.engines.portrait.geometry import Floats, TabulatedCurve, smoothstep
+from liveavatar.engines.portrait.geometry import Floats, TabulatedCurve, slant, smoothstep
 from liveavatar.engines.portrait.motion import MOUTH_CHANNELS
 from liveavatar.engines.portrait.mouth_anatomy import MouthAnatomy
 
@@ -31,6 +31,7 @@ PRESS_ROLL = 0.34  # part of the lip that rolls inwards when pressed
 FV_LOWER_ROLL = 0.45  # the lower lip tucks under the upper teeth
 FV_UPPER_LIFT, FV_GAP = 0.06, 0.05
 TEETH_UPPER_LIFT, TEETH_LOWER_DROP = 0.05, 0.06  # "s" bares the teeth a little
+LEAST_LIP = 0.02  # lips keep a little thickness at the corners, where their curves meet
 ROUND_PROTRUSION = 0.22  # rounded lips come forward and look thicker
 
 
@@ -84,6 +85,8 @@ class MouthColumns:
     upper_inner: Floats
     lower_inner: Floats
     lower_outer: Floats
+    upper_slant: Floats  # vertical thickness of the lip's band over that across the band
+    lower_slant: Floats
     hidden_rim: Floats  # rim of each lip that is never shown: in the portrait it touches teeth
     contact: Floats  # where closed lips meet
     corner_window: Floats  # 1 between the corners, falling to 0 in the cheeks
@@ -99,6 +102,8 @@ class MouthColumns:
             upper_inner=anatomy.upper_inner(u),
             lower_inner=anatomy.lower_inner(u),
             lower_outer=anatomy.lower_outer(u),
+            upper_slant=slant(anatomy.upper_inner(u), u),
+            lower_slant=slant(anatomy.lower_inner(u), u),
             hidden_rim=_hidden_rim(anatomy, u),
             contact=contact(u),
             corner_window=smoothstep(-u, 0.95 * left + 0.2, 0.9) * smoothstep(u, 0.95 * right + 0.2, 0.9),
@@ -126,8 +131,10 @@ class MouthShape:
     edges: LipEdges
     upper_border: Floats  # outer border of the upper lip, now
     lower_border: Floats
-    upper_edge_source: Floats  # row of the portrait shown at the upper lip's edge
-    lower_edge_source: Floats
+    upper_source: Floats  # row of the portrait shown at the upper lip's edge
+    lower_source: Floats
+    upper_border_source: Floats  # row of the portrait shown at the upper lip's outer border
+    lower_border_source: Floats
     corner_line: Floats  # row to which `MouthColumns.contact` has moved; the lip line in the cheeks
     jaw_drop: Floats  # drop of the chin against the portrait, per column
     chin_drop: float  # the same in the middle
@@ -138,7 +145,8 @@ def _hidden_rim(anatomy: MouthAnatomy, u: Floats) -> Floats:
     """Pixels on the border of an open mouth are half tooth; closing over them would draw a bright thread."""
     parted = smoothstep(TabulatedCurve(values=anatomy.gap_values)(u), 0.02, 0.12)
     wide_open = smoothstep(np.float32(anatomy.gap), 0.3, 1.0)
-    return np.asarray(parted * (0.6 * anatomy.pixel + 0.015 + 0.03 * wide_open), np.float32)
+    rim = 0.6 * anatomy.pixel + 0.015 + 0.03 * wide_open
+    return np.asarray(parted * rim * smoothstep(np.abs(u), 1.0, 0.85), np.float32)
 
 
 def shape_mouth(anatomy: MouthAnatomy, columns: MouthColumns, command: MouthCommand) -> MouthShape:
@@ -150,16 +158,22 @@ def shape_mouth(anatomy: MouthAnatomy, columns: MouthColumns, command: MouthComm
     line = columns.contact + _corner_shift(command, columns, jaw_drop, side)
     upper_edge, lower_edge, gap = _part_lips(command, line, side)
     upper_roll, lower_roll = _lip_roll(anatomy, command, side)
-    upper_thickness = columns.upper_inner - columns.upper_outer - upper_roll
-    lower_thickness = columns.lower_outer - columns.lower_inner - lower_roll
-    protrusion = np.float32(1.0 + ROUND_PROTRUSION * command.round) * np.ones_like(side)
-    edges = LipEdges(u=columns.u, upper=upper_edge, lower=lower_edge)
+    upper_source = columns.upper_inner - upper_roll - 0.5 * columns.hidden_rim
+    lower_source = columns.lower_inner + lower_roll + columns.hidden_rim
+    upper_border_source = np.minimum(columns.upper_outer, upper_source - LEAST_LIP)
+    lower_border_source = np.maximum(columns.lower_outer, lower_source + LEAST_LIP)
+    # Lips keep their thickness across: where they slant less than in the portrait they are thinner along v.
+    protrusion = np.float32(1.0 + ROUND_PROTRUSION * command.round)
+    upper_growth = protrusion * np.clip(slant(upper_edge, columns.u) / columns.upper_slant, 0.4, 1.6)
+    lower_growth = protrusion * np.clip(slant(lower_edge, columns.u) / columns.lower_slant, 0.4, 1.6)
     return MouthShape(
-        edges=edges,
-        upper_border=upper_edge - upper_thickness * protrusion,
-        lower_border=lower_edge + lower_thickness * protrusion,
-        upper_edge_source=columns.upper_inner - upper_roll - 0.5 * columns.hidden_rim,
-        lower_edge_source=columns.lower_inner + lower_roll + columns.hidden_rim,
+        edges=LipEdges(u=columns.u, upper=upper_edge, lower=lower_edge),
+        upper_border=upper_edge - upper_growth * (upper_source - upper_border_source),
+        lower_border=lower_edge + lower_growth * (lower_border_source - lower_source),
+        upper_source=upper_source,
+        lower_source=lower_source,
+        upper_border_source=upper_border_source,
+        lower_border_source=lower_border_source,
         corner_line=line,
         jaw_drop=jaw_drop,
         chin_drop=chin_drop,

@@ -29,7 +29,6 @@ SQUEEZE_TOP = -0.75  # v above which nothing narrows; a short philtrum would she
 SQUEEZE_REACH = (
     1.65  # |u| at which it has faded out: steeper would smear the cheek, wider bend the silhouette
 )
-LEAST_LIP = 0.02  # lips keep a little thickness at the corners, where their curves meet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,9 +105,8 @@ class MouthWarp:
     def _above_lips(self, shape: MouthShape, v: Floats) -> Floats:
         """Nose base stands still, the upper lip moves as one piece, the philtrum between them stretches."""
         nose = np.full_like(shape.upper_border, self.anatomy.nose_level)
-        source = _rising(nose, self.columns.upper_outer, shape.upper_edge_source, backwards=True)
-        target = _rising(nose, shape.upper_border, shape.edges.upper, backwards=True)
-        target = _keep_room(target, source)
+        source = np.stack([nose, shape.upper_border_source, shape.upper_source])
+        target = _keep_room(np.stack([nose, shape.upper_border, shape.edges.upper]), source)
         return _rows_shown(target, source, v) - np.maximum(v, nose)
 
     def _below_lips(self, shape: MouthShape, v: Floats) -> Floats:
@@ -116,14 +114,14 @@ class MouthWarp:
         anatomy = self.anatomy
         neck = np.full_like(shape.lower_border, anatomy.neck_level)
         chin = np.full_like(neck, anatomy.chin_level)
-        source = _rising(shape.lower_edge_source, self.columns.lower_outer, chin, neck)
-        target = _rising(shape.edges.lower, shape.lower_border, chin + shape.jaw_drop, neck)
+        source = np.stack([shape.lower_source, shape.lower_border_source, chin, neck])
+        target = np.stack([shape.edges.lower, shape.lower_border, chin + shape.jaw_drop, neck])
         target = _keep_room(target, source)
         return _rows_shown(target, source, v) - np.minimum(v, neck)
 
     def _cheeks(self, shape: MouthShape, v: Floats, outer: NDArray[np.intp]) -> Floats:
         """Beyond the corners there is no cut: nose level, lip line, chin and neck in one piece."""
-        anatomy, line = self.anatomy, self.columns.contact[outer]
+        anatomy, line = self.anatomy, self.columns.upper_inner[outer]
         nose, chin, neck = (
             np.full_like(line, level)
             for level in (anatomy.nose_level, anatomy.chin_level, anatomy.neck_level)
@@ -146,21 +144,9 @@ def squeeze_profile(anatomy: MouthAnatomy, u: Floats, v: Floats) -> Floats:
     return np.asarray(along_u * along_v, np.float32)
 
 
-def _rising(*rows: Floats, backwards: bool = False) -> Floats:
-    """Stack rows (knots, columns) so that each lies at least `LEAST_LIP` below the one before."""
-    stacked = np.stack(rows).astype(np.float32)
-    order = range(len(rows) - 2, 0, -1) if backwards else range(1, len(rows) - 1)
-    for knot in order:
-        if backwards:
-            stacked[knot] = np.minimum(stacked[knot], stacked[knot + 1] - LEAST_LIP)
-        else:
-            stacked[knot] = np.maximum(stacked[knot], stacked[knot - 1] + LEAST_LIP)
-    return stacked
-
-
 def _keep_room(target: Floats, source: Floats) -> Floats:
     """Hold the stretches of skin between still rows and moving rows open."""
-    least = LEAST_COMPRESSION * np.maximum(np.diff(source, axis=0), LEAST_LIP)
+    least = LEAST_COMPRESSION * np.diff(source, axis=0)
     for knot in range(1, len(target) - 1):
         target[knot] = np.maximum(target[knot], target[knot - 1] + least[knot - 1])
     for knot in range(len(target) - 2, 0, -1):
