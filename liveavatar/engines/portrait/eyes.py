@@ -176,7 +176,7 @@ def _lash_darkness(
     if not rim.any():
         return 0.5
     darkest = float(np.percentile(picture[rim].mean(axis=1), 15))
-    return float(np.clip(darkest / max(float(skin[rim].mean()), 1.0), 0.42, 0.78))
+    return float(np.clip(darkest / max(float(skin[rim].mean()), 1.0), 0.42, 0.70))
 
 
 def _mirrored_texture(picture: Picture, frame: CornerFrame, u: Floats, v: Floats, lower: Floats) -> Floats:
