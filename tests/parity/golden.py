@@ -20,6 +20,10 @@ from torch import Tensor
 # Tensors of every other kind were stored as bfloat16 only where that loses nothing: they are float32.
 KINDS_WITH_REAL_BF16 = ("transformer_bf16", "fp8")
 
+# The largest error with which a case of a kind passes; see each case runner for what its errors are.
+LIMITS = {"transformer": 1e-5, "transformer_bf16": 1.2}
+LIMIT_OF_OTHER_MODULES = 1e-4
+
 
 @dataclass(frozen=True, kw_only=True)
 class GoldenCase:
@@ -78,6 +82,11 @@ def relative_error(actual: Tensor, expected: Tensor) -> float:
         raise ValueError(f"shape {tuple(actual.shape)} is not the expected {tuple(expected.shape)}")
     difference = (actual.double() - expected.double()).abs().max().item()
     return difference / max(expected.double().abs().max().item(), 1e-12)
+
+
+def relative_rms(actual: Tensor, expected: Tensor) -> float:
+    """Return the root mean square of the difference over that of the expected tensor."""
+    return ((actual.double() - expected.double()).norm() / expected.double().norm()).item()
 
 
 def _as_float32(tensor: Tensor) -> Tensor:

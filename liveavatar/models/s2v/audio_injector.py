@@ -62,11 +62,12 @@ class AudioInjector(nn.Module):
     def forward(
         self, x_FSD: Tensor, block_index: int, condition: AudioCondition, actor_masks_AFS1: Tensor | None
     ) -> Tensor:
-        """Return what is to be added to the tokens after a block, summed over the actors."""
+        """Return what is to be added to the tokens after a block, summed over the actors. Tokens are float32."""
         attention = self.injector[self.block_indices.index(block_index)]
-        normalised = F.layer_norm(x_FSD.float(), x_FSD.shape[-1:], eps=1e-5)
+        normalised = F.layer_norm(x_FSD, x_FSD.shape[-1:], eps=1e-5)
         modulated_AFSD = normalised * (1 + condition.scale_AF1D.float()) + condition.shift_AF1D.float()
-        residual_BSD = attention(modulated_AFSD.to(x_FSD.dtype).flatten(0, 1), condition.context)
+        dtype = condition.context.k_BTHK.dtype
+        residual_BSD = attention(modulated_AFSD.to(dtype).flatten(0, 1), condition.context)
         residual_AFSD = residual_BSD.unflatten(0, modulated_AFSD.shape[:2])
         if actor_masks_AFS1 is not None:
             residual_AFSD = residual_AFSD * actor_masks_AFS1

@@ -17,7 +17,8 @@ class S2VBlock(nn.Module):
     """Self-attention, attention to the text, feed-forward.
 
     Shift, scale and gate depend on the noise level of a frame. They stay one row per frame and reach the tokens by
-    broadcasting. Inside the block the residual stream is float32; between blocks it has the model's dtype.
+    broadcasting. The residual stream is float32 in and between blocks, which for 0.4 % more memory traffic brings a
+    bfloat16 model a third closer to its float32 self; matrix products and attention run in the model's dtype.
     """
 
     def __init__(self, width: int, ffn_width: int, num_heads: int, eps: float) -> None:
@@ -34,24 +35,22 @@ class S2VBlock(nn.Module):
     def forward(
         self, x_FSD: Tensor, time_F6D: Tensor, text: KeyValues, memory: AttentionMemory
     ) -> Tensor:
-        """Return the tokens after the block, in the dtype of the input. `time_F6D` is float32."""
-        dtype, (frames, _, width) = x_FSD.dtype, x_FSD.shape
+        """Return the tokens after the block; tokens and `time_F6D` are float32."""
+        dtype, (frames, _, width) = self.norm3.weight.dtype, x_FSD.shape
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = (
             (self.modulation.float() + time_F6D).unsqueeze(2).unbind(1)
         )
-        normed = F.layer_norm(x_FSD.float(), (width,), eps=self.eps) * (1 + scale_1) + shift_1
+        normed = F.layer_norm(x_FSD, (width,), eps=self.eps) * (1 + scale_1) + shift_1
         attended = self.self_attn(normed.to(dtype).flatten(0, 1), memory).unflatten(0, (frames, -1))
-        residual = x_FSD.float() + attended.float() * gate_1
+        residual = x_FSD + attended.float() * gate_1
 
         norm3 = self.norm3
-        normed = F.layer_norm(
-            residual.to(dtype).float(), (width,), norm3.weight.float(), norm3.bias.float(), self.eps
-        )
+        normed = F.layer_norm(residual, (width,), norm3.weight.float(), norm3.bias.float(), self.eps)
         attended = self.cross_attn(normed.to(dtype).flatten(0, 1)[None], text)
         residual = residual + attended[0].unflatten(0, (frames, -1)).float()
 
         normed = F.layer_norm(residual, (width,), eps=self.eps) * (1 + scale_2) + shift_2
-        return (residual + self.ffn(normed.to(dtype)).float() * gate_2).to(dtype)
+        return residual + self.ffn(normed.to(dtype)).float() * gate_2
 
     def encode_text(self, text_TD: Tensor) -> KeyValues:
         """Return the block's keys and values of the text, the same for every forward of a video."""
@@ -70,6 +69,6 @@ class Head(nn.Module):
     def forward(self, x_FSD: Tensor, time_FD: Tensor) -> Tensor:
         """Return the values of every patch, `[F, S, patch_values]`, float32."""
         shift, scale = (self.modulation.float() + time_FD[:, None]).unsqueeze(2).unbind(1)
-        normed = F.layer_norm(x_FSD.float(), x_FSD.shape[-1:], eps=self.eps)
+        normed = F.layer_norm(x_FSD, x_FSD.shape[-1:], eps=self.eps)
         output: Tensor = self.head(normed * (1 + scale) + shift)
         return output

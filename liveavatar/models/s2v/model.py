@@ -28,7 +28,7 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from liveavatar.models.s2v.attention import Attention, ATTENTION_KERNELS, KeyValues, choose_attention
+from liveavatar.models.s2v.attention import ATTENTION_KERNELS, Attention, KeyValues, choose_attention
 from liveavatar.models.s2v.audio_encoder import CausalAudioEncoder, Float32Linear
 from liveavatar.models.s2v.audio_injector import AudioCondition, AudioInjector
 from liveavatar.models.s2v.block import Head, S2VBlock
@@ -168,7 +168,7 @@ class S2VTransformer(ModelMixin, ConfigMixin):
         """Compute the sink and write it into the caches of all steps; the blocks in them stay."""
         reference_LD = self.patch_embedding(reference_C1hw) + self.trainable_cond_mask.weight[REFERENCE_TOKEN]
         motion_LD = self.frame_packer(motion_CThw) + self.trainable_cond_mask.weight[MOTION_TOKEN]
-        x_1CD = torch.cat([reference_LD, motion_LD])[None]
+        x_1CD = torch.cat([reference_LD, motion_LD])[None].float()
         modulation_16D = self.encode_time(0.0, num_frames=1).modulation_F6D
         rotary_C = caches[0].sink_rotary()
         for index, block in enumerate(self._blocks()):
@@ -205,14 +205,14 @@ class S2VTransformer(ModelMixin, ConfigMixin):
         """
         x_LD = self.patch_embedding(latents_CFhw) + self._encode_pose(pose_CFhw)
         x_LD = x_LD + self.trainable_cond_mask.weight[NOISY_TOKEN]
-        x_FSD = x_LD.unflatten(0, (latents_CFhw.shape[1], -1))
+        x_FSD = x_LD.float().unflatten(0, (latents_CFhw.shape[1], -1))
         for index, block in enumerate(self._blocks()):
             memory = StreamingMemory(cache.layers[index], position)
             x_FSD = block(x_FSD, time.modulation_F6D, text[index], memory)
             if index in audio:
                 x_FSD = x_FSD + self.audio_injector(x_FSD, index, audio[index], actor_masks_AFS1)
         patches_FSV = self.head(x_FSD, time.embedding_FD)
-        return _unpatchify(patches_FSV, latents_CFhw.shape).to(x_FSD.dtype)
+        return _unpatchify(patches_FSV, latents_CFhw.shape).to(self.compute_dtype)
 
     # ------------------------------------------------------------------------------ set-up
 

@@ -1,0 +1,101 @@
+"""Linear layers that multiply in 8 bits (e4m3).
+
+`per_row`: every output channel of the weight and every token has a scale of its own. Compiled, the scale of a token
+is computed in the kernel of the norm before it.
+`per_tensor`: one scale for the weight and one for all tokens, as in the published pipeline; kept to compare with it.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Fp8Scheme = Literal["per_row", "per_tensor"]
+
+E4M3_MAX = 448.0
+SMALLEST_AMAX = 1e-12
+
+# Parts of layer names that keep their precision: they run once per video or feed a float32 computation.
+EXCLUDED_LAYERS = (
+    "text_embedding",
+    "time_embedding",
+    "time_projection",
+    "head.head",
+    "casual_audio_encoder.encoder.final_linear",
+)
+
+
+class Fp8Linear(nn.Module):
+    """A linear layer with an 8-bit weight, quantising its input on the fly."""
+
+    weight: Tensor  # e4m3 [out, in]
+    weight_scale: Tensor  # float32 [out, 1] or [1, 1]: what the 8-bit weight is to be multiplied with
+    bias: Tensor | None
+
+    def __init__(self, source: nn.Linear, scheme: Fp8Scheme) -> None:
+        super().__init__()
+        self.in_features, self.out_features = source.in_features, source.out_features
+        self.scheme = scheme
+        self.register_buffer("weight", None)
+        self.register_buffer("weight_scale", None)
+        self.register_buffer("bias", None if source.bias is None else source.bias.detach())
+        self.set_weight(source.weight.detach())
+
+    def set_weight(self, weight: Tensor) -> None:
+        """Quantise and keep a weight given in full precision."""
+        self.weight, self.weight_scale = quantize(weight, self.scheme)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return a tensor in the dtype of the input."""
+        x_q, x_scale = quantize(x.flatten(0, -2), self.scheme)
+        if x.is_cuda:
+            product = torch._scaled_mm(
+                x_q,
+                self.weight.t(),
+                scale_a=x_scale,
+                scale_b=self.weight_scale.t(),
+                bias=self.bias,
+                out_dtype=x.dtype,
+                use_fast_accum=True,
+            )
+        else:
+            bias = None if self.bias is None else self.bias.float()
+            weight = self.weight.float() * self.weight_scale
+            product = F.linear(x_q.float() * x_scale, weight, bias).to(x.dtype)
+        return product.unflatten(0, x.shape[:-1])
+
+    def extra_repr(self) -> str:
+        """Describe the layer like nn.Linear does."""
+        return f"in_features={self.in_features}, out_features={self.out_features}, scheme={self.scheme}"
+
+
+def quantize(x: Tensor, scheme: Fp8Scheme) -> tuple[Tensor, Tensor]:
+    """Return (e4m3 values, float32 scale) whose product is the matrix, one scale per row or one in all."""
+    if scheme == "per_row":
+        scale = x.abs().amax(dim=-1, keepdim=True).float().clamp(min=SMALLEST_AMAX) / E4M3_MAX
+        return (x.float() / scale).clamp(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn), scale
+    factor = (E4M3_MAX / x.abs().amax().float().clamp(min=SMALLEST_AMAX)).clamp(max=E4M3_MAX)
+    # The published quantiser rounds the scaled value to the dtype of the input first.
+    scaled = (x.float() * factor).to(x.dtype).clamp(-E4M3_MAX, E4M3_MAX)
+    return scaled.to(torch.float8_e4m3fn), factor.reciprocal().view(1, 1)
+
+
+def quantize_linears(model: nn.Module, scheme: Fp8Scheme = "per_row") -> int:
+    """Replace the linear layers of an S2V transformer in place and return how many were replaced.
+
+    On the meta device this only prepares the layers; `Fp8Linear.set_weight` fills them.
+    """
+    names = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and not any(part in name for part in EXCLUDED_LAYERS)
+    ]
+    for name in names:
+        parent_name, _, child_name = name.rpartition(".")
+        parent = model.get_submodule(parent_name)
+        linear = getattr(parent, child_name)
+        setattr(parent, child_name, Fp8Linear(linear, scheme))
+    return len(names)

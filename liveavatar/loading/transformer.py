@@ -1,0 +1,116 @@
+"""Load the S2V transformer: read, merge the adapter, quantise and place each tensor in one pass.
+
+No more than one tensor is held besides the model itself, so an 8-bit model needs little more than its own size.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import init_empty_weights
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from liveavatar.core.errors import Diagnosis, EngineFailed
+from liveavatar.loading.lora import LoraMerge, LoraReceipt
+from liveavatar.loading.quantize import Fp8Linear, Fp8Scheme, quantize_linears
+from liveavatar.models.s2v import S2VTransformer
+
+logger = logging.getLogger(__name__)
+
+INDEX_NAME = "diffusion_pytorch_model.safetensors.index.json"
+SINGLE_NAME = "diffusion_pytorch_model.safetensors"
+NAMES_SHOWN = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedTransformer:
+    """A model ready to run and what was merged into it."""
+
+    model: S2VTransformer
+    lora: LoraReceipt | None
+
+
+def load_transformer(
+    folder: Path,
+    *,
+    device: torch.device,
+    dtype: torch.dtype = torch.bfloat16,
+    lora: LoraMerge | None = None,
+    fp8: Fp8Scheme | None = None,
+) -> LoadedTransformer:
+    """Load the published folder.
+
+    Raises EngineFailed when tensors are missing or unknown, or when the adapter does not fit.
+    """
+    with init_empty_weights():
+        model = S2VTransformer.from_config(S2VTransformer.load_config(folder))
+    if fp8 is not None:
+        quantize_linears(model, fp8)
+    expected = dict.fromkeys(_tensor_names(model))
+    unknown = []
+    for name, tensor in _checkpoint_tensors(folder, device):
+        if name not in expected:
+            unknown.append(name)
+            continue
+        del expected[name]
+        _place(model, name, (lora.apply(name, tensor) if lora else tensor).to(dtype))
+    if expected or unknown:
+        raise _wrong_tensors(folder, missing=list(expected), unknown=unknown)
+    receipt = lora.finish() if lora else None
+    if receipt:
+        logger.info("%s", receipt.sentence())
+    return LoadedTransformer(model=model.eval(), lora=receipt)
+
+
+def shard_files(folder: Path) -> list[Path]:
+    """Return the weight files of a folder in the order of their names."""
+    index = folder / INDEX_NAME
+    if index.exists():
+        return [folder / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+    return [folder / SINGLE_NAME]
+
+
+def _checkpoint_tensors(folder: Path, device: torch.device) -> Iterator[tuple[str, Tensor]]:
+    for path in shard_files(folder):
+        with safe_open(path, framework="pt", device=str(device)) as shard:
+            for name in shard.keys():  # noqa: SIM118  # not a dictionary
+                yield name, shard.get_tensor(name)
+
+
+def _tensor_names(model: nn.Module) -> list[str]:
+    """Return the checkpoint's names: those of the model, less the scales it computes itself."""
+    return [name for name in model.state_dict() if not name.endswith(".weight_scale")]
+
+
+def _place(model: nn.Module, name: str, tensor: Tensor) -> None:
+    module_name, _, tensor_name = name.rpartition(".")
+    module = model.get_submodule(module_name)
+    if isinstance(module, Fp8Linear):
+        if tensor_name == "weight":
+            module.set_weight(tensor)
+        else:
+            module.bias = tensor
+    else:
+        setattr(module, tensor_name, nn.Parameter(tensor, requires_grad=False))
+
+
+def _wrong_tensors(folder: Path, *, missing: list[str], unknown: list[str]) -> EngineFailed:
+    parts = [
+        f"{len(names)} tensors are {problem} ({', '.join(names[:NAMES_SHOWN])})"
+        for problem, names in (("missing", missing), ("unknown", unknown))
+        if names
+    ]
+    return EngineFailed(
+        Diagnosis(
+            code="checkpoint_mismatch",
+            title="The model files do not fit together.",
+            cause=f"In {folder.name}, {' and '.join(parts)}.",
+            remedy="Run `python -m liveavatar doctor --checkpoint DIR` to see which file to fetch again.",
+        )
+    )

@@ -1,0 +1,1 @@
+"""From conditions to latents: the denoising schedule and the loop over blocks."""
