@@ -23,6 +23,7 @@ Mask = NDArray[np.bool_]
 # Sizes are in head radii; `a` runs to the right of the head, `b` from its centre down to the chin and beyond.
 REACH_A, REACH_ABOVE, REACH_BELOW = 2.4, 2.2, 1.3  # the part of the picture in which the outline is sought
 HEAD_AXES = (0.95, 1.15)  # half axes of the ellipse that most heads with their hair fill
+FOREHEAD = 0.32  # how far skin surely goes on above the brows
 SURE_BACKGROUND = 1.75  # beyond this many ellipse radii nothing belongs to the head
 SHOULDERS = (0.60, 1.05)  # below this the outline is not trusted: the body moves little, and blends in
 SEARCH_RADIUS_PX = 40  # the head's radius at the size at which the outline is sought
@@ -30,6 +31,8 @@ GRABCUT_ROUNDS = 4
 NUM_BACKGROUND_COLOURS = 8
 DIFFERS_FROM_BACKGROUND = 16  # colour levels by which a pixel inside the ellipse must differ to be kept
 PLAUSIBLE_AREA = (0.30, 2.6)  # of the ellipse's area
+MIN_BACKGROUND = 0.30  # share of the ring around the head that the picture must show
+MIN_CORE = 0.93  # share of the head's core that must be called head
 PLAUSIBLE_LEAK = 0.30  # share of the outermost ring that may be called head
 
 
@@ -107,9 +110,12 @@ def _search_region(head: HeadCoordinates, shape: tuple[int, ...]) -> Region:
 
 
 def _face_hull(points: FacePoints, region: Region, scale: float, shape: tuple[int, ...]) -> Mask:
-    """The pixels between brows, jaw and chin: head for certain."""
+    """The pixels from the forehead to jaw and chin: head for certain."""
+    down = HeadCoordinates.of(points).down
+    forehead = [eye.brow - FOREHEAD * points.head_radius * down for eye in points.eyes]
     outline = np.vstack(
         [
+            *forehead,
             *(np.vstack([eye.corner_left, eye.corner_right, eye.brow]) for eye in points.eyes),
             np.vstack(
                 [points.mouth_left, points.mouth_right, points.jaw_left, points.jaw_right, points.chin]
@@ -155,7 +161,7 @@ def _keep_what_differs(small: Picture, is_head: Mask, face: Mask, ellipse: Float
     background does no harm.
     """
     difference = _difference_from_nearby(small, ~is_head & (ellipse > 1.15), radius_px)
-    lost = (difference > DIFFERS_FROM_BACKGROUND) & (ellipse < 1.12)
+    lost = (difference > DIFFERS_FROM_BACKGROUND) & (ellipse < 1.0)
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
     whole = cv2.morphologyEx((is_head | lost).astype(np.uint8), cv2.MORPH_CLOSE, kernel)
     whole = cv2.morphologyEx(whole, cv2.MORPH_OPEN, kernel)
@@ -194,13 +200,24 @@ def _without_holes(mask: Mask) -> Mask:
 
 
 def _is_plausible(is_head: Mask, ellipse: Floats, b: Floats, radius_px: float) -> bool:
+    """Whether this can be a head's outline, and enough background was in sight to find one."""
     above_shoulders = b < SHOULDERS[0]
+    head_area = np.pi * HEAD_AXES[0] * HEAD_AXES[1] * radius_px**2
     area = float((is_head & above_shoulders).sum())
-    expected = np.pi * HEAD_AXES[0] * HEAD_AXES[1] * radius_px**2
-    ring = above_shoulders & (ellipse > 0.9 * SURE_BACKGROUND) & (ellipse < SURE_BACKGROUND)
-    leak = float(is_head[ring].mean()) if ring.any() else 0.0
-    low, high = PLAUSIBLE_AREA
-    return low * expected < area < high * expected and leak < PLAUSIBLE_LEAK
+    around = above_shoulders & (ellipse > 1.2) & (ellipse < SURE_BACKGROUND)
+    core = above_shoulders & (ellipse < 0.55)
+    border = above_shoulders & (ellipse > 0.9 * SURE_BACKGROUND) & (ellipse < SURE_BACKGROUND)
+    return (
+        PLAUSIBLE_AREA[0] * head_area < area < PLAUSIBLE_AREA[1] * head_area
+        and float(around.sum()) > MIN_BACKGROUND * head_area * (SURE_BACKGROUND**2 - 1.2**2)
+        and _share(is_head, core) > MIN_CORE
+        and _share(is_head, border) < PLAUSIBLE_LEAK
+    )
+
+
+def _share(mask: Mask, area: Mask) -> float:
+    """How much of `area` the mask covers, 0 .. 1."""
+    return float(mask[area].mean()) if area.any() else 0.0
 
 
 def _full_size_matte(canvas: Picture, region: Region, is_head: Mask, head: HeadCoordinates) -> Matte:
