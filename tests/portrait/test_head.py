@@ -130,6 +130,12 @@ def test_an_impossible_outline_is_not_cut(outline: Any, monkeypatch: pytest.Monk
     assert not np.array_equal(rest, moved), "the picture moves as a whole instead"
 
 
+def test_a_head_that_fills_the_picture_is_not_cut() -> None:
+    """Too little background is in sight to tell the two apart."""
+    image, points = drawn_face(200, 200, radius=95, middle=(100, 100))
+    assert matte.cut_out_head(image, points) is None
+
+
 def test_matte_is_the_same_every_time() -> None:
     image, points = drawn_face(360, 200)
     first, second = cut_out_head(image, points), cut_out_head(image, points)
