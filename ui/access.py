@@ -35,7 +35,9 @@ async def is_logged_in(request: Request) -> bool:
     if app.auth is None:
         return True
     cookies = request.cookies
-    token = cookies.get(f"access-token-{app.cookie_id}") or cookies.get(f"access-token-unsecure-{app.cookie_id}")
+    token = cookies.get(f"access-token-{app.cookie_id}") or cookies.get(
+        f"access-token-unsecure-{app.cookie_id}"
+    )
     return token in app.tokens
 
 

@@ -59,7 +59,15 @@ class Callbacks:
         """Queue a video. Answer {"job": ...} or {"problem": diagnosis}; what was typed stays either way."""
         try:
             job = self._submit(
-                portrait, voice, prompt, exact_size or size, engine, seed, clicks=None, whole=False, request=request
+                portrait,
+                voice,
+                prompt,
+                exact_size or size,
+                engine,
+                seed,
+                clicks=None,
+                whole=False,
+                request=request,
             )
         except LiveAvatarError as error:
             return {"problem": diagnosis_json(error.diagnosis)}
@@ -100,10 +108,20 @@ class Callbacks:
         try:
             face_clicks = parse_clicks(json.loads(clicks) if clicks.strip() else None)
         except ValueError as error:
-            raise gr.Error(f"clicks: {error}.", title="The face clicks cannot be read", print_exception=False) from error
+            raise gr.Error(
+                f"clicks: {error}.", title="The face clicks cannot be read", print_exception=False
+            ) from error
         try:
             job = self._submit(
-                portrait, voice, prompt, size, engine, seed, clicks=face_clicks, whole=whole_picture, request=request
+                portrait,
+                voice,
+                prompt,
+                size,
+                engine,
+                seed,
+                clicks=face_clicks,
+                whole=whole_picture,
+                request=request,
             )
         except LiveAvatarError as error:
             raise gr.Error(str(error), title=error.diagnosis.title, print_exception=False) from error

@@ -69,12 +69,13 @@ class Wires:
 def build_page(studio: Studio) -> gr.Blocks:
     """Return the page. Launch it with `launch_options(studio)`."""
     samples = load_samples()
-    if samples.portraits:
-        gr.set_static_paths([SAMPLES_DIR])
+    if samples.voices:
+        gr.set_static_paths([SAMPLES_DIR / "portraits", SAMPLES_DIR / "voices"])
     callbacks = Callbacks(studio, samples)
-    with gr.Blocks(
+    page: gr.Blocks = gr.Blocks(
         title="LiveAvatar Studio", fill_width=True, analytics_enabled=False, delete_cache=_DELETE_UPLOADS
-    ) as page:
+    )
+    with page:
         _mount_point("studio-top")
         with gr.Row(elem_id="studio-main", equal_height=False):
             with gr.Column(elem_id="studio-inputs", min_width=320):
@@ -157,7 +158,11 @@ def _input_column(samples: Samples) -> Inputs:
         )
         with gr.Accordion(word("more"), open=False, elem_id="studio-more"):
             engine = gr.Radio(
-                [(word("engine_auto"), AUTO), (word("engine_portrait"), "portrait"), (word("engine_s2v"), "s2v")],
+                [
+                    (word("engine_auto"), AUTO),
+                    (word("engine_portrait"), "portrait"),
+                    (word("engine_s2v"), "s2v"),
+                ],
                 value=AUTO,
                 label=word("engine"),
                 elem_id="studio-engine",
@@ -170,7 +175,9 @@ def _input_column(samples: Samples) -> Inputs:
                 filterable=False,
                 elem_id="studio-exact-size",
             )
-            seed = gr.Number(0, label=word("seed"), info=word("seed_info"), precision=0, minimum=0, elem_id="studio-seed")
+            seed = gr.Number(
+                0, label=word("seed"), info=word("seed_info"), precision=0, minimum=0, elem_id="studio-seed"
+            )
     with gr.Column(elem_id="studio-submit"):
         _mount_point("studio-problem")
         generate = gr.Button(word("generate"), variant="primary", size="lg", elem_id="studio-generate")
@@ -226,7 +233,9 @@ def _connect(inputs: Inputs, wires: Wires, callbacks: Callbacks) -> None:
     for event in (submitted, tried):
         event.success(None, wires.ticket, None, js=tell, api_visibility="private")
         event.failure(None, None, None, js="() => { window.studio.submitted(null); return []; }")
-    wires.fill.click(callbacks.sample_files, wires.choice, [inputs.portrait, inputs.voice], js=chosen, **quick)
+    wires.fill.click(
+        callbacks.sample_files, wires.choice, [inputs.portrait, inputs.voice], js=chosen, **quick
+    )
 
 
 def _add_api(callbacks: Callbacks) -> None:
@@ -260,19 +269,26 @@ def _head(samples: Samples) -> str:
     """Return what goes into the page's head: viewport, style, scripts and the list of samples."""
     listed = {
         "portraits": [
-            {"file": f"samples/portraits/{portrait.path.name}", "title": portrait.title, "voice": portrait.voice_index}
+            {
+                "file": portrait.path.relative_to(ASSETS).as_posix(),
+                "title": portrait.title,
+                "voice": portrait.voice_index,
+            }
             for portrait in samples.portraits
         ],
         "voices": [
-            {"title": voice.title, "language": voice.language, "seconds": voice.seconds} for voice in samples.voices
+            {"title": voice.title, "language": voice.language, "seconds": voice.seconds}
+            for voice in samples.voices
         ],
         "tiers": {
-            tier.name: {"landscape": tier.landscape, "upright": tier.upright, "square": tier.square} for tier in TIERS
+            tier.name: {"landscape": tier.landscape, "upright": tier.upright, "square": tier.square}
+            for tier in TIERS
         },
     }
     as_json = json.dumps(listed).replace("<", "\\u003c")
     styles = "".join(
-        f'<link rel="stylesheet" href="studio/css/{name}.css">' for name in ("base", "inputs", "stage", "panels")
+        f'<link rel="stylesheet" href="studio/css/{name}.css">'
+        for name in ("base", "inputs", "stage", "clicks", "panels")
     )
     return (
         '<meta name="viewport" content="width=device-width, initial-scale=1">'

@@ -30,38 +30,42 @@ class SampleVoice:
 
 @dataclass(frozen=True, kw_only=True)
 class Samples:
-    """All samples. Both are empty when the folder is not there."""
+    """All samples. Both are empty when the files are not there."""
 
     portraits: tuple[SamplePortrait, ...] = ()
     voices: tuple[SampleVoice, ...] = ()
 
 
 def load_samples(folder: Path = SAMPLES_DIR) -> Samples:
-    """Read samples.json. Portraits without a voice of their own take turns with the voices."""
+    """Read samples.json; files that are not there are left out.
+
+    Portraits without a voice of their own take turns with the voices.
+    """
     index = folder / "samples.json"
     if not index.is_file():
         return Samples()
     listed = json.loads(index.read_text(encoding="utf-8"))
     voices = tuple(
         SampleVoice(
-            path=folder / "voices" / Path(voice["file"]).name,
+            path=folder / voice["file"],
             title=voice["title"],
             language=voice.get("language", ""),
             seconds=float(voice.get("seconds", 0)),
         )
         for voice in listed["voices"]
+        if (folder / voice["file"]).is_file()
     )
-    pairs = {Path(pair["portrait"]).name: Path(pair["voice"]).name for pair in listed.get("pairs", [])}
-    voice_names = [voice.path.name for voice in voices]
-    portraits = []
-    for number, portrait in enumerate(listed["portraits"]):
-        name = Path(portrait["file"]).name
-        voice_name = pairs.get(name, voice_names[number % len(voice_names)])
-        portraits.append(
-            SamplePortrait(
-                path=folder / "portraits" / name,
-                title=portrait["title"],
-                voice_index=voice_names.index(voice_name),
-            )
+    if not voices:
+        return Samples()
+    index_of = {voice.path: number for number, voice in enumerate(voices)}
+    pairs = {pair["portrait"]: folder / pair["voice"] for pair in listed.get("pairs", [])}
+    portraits = tuple(
+        SamplePortrait(
+            path=folder / portrait["file"],
+            title=portrait["title"],
+            voice_index=index_of.get(pairs.get(portrait["file"], folder), number % len(voices)),
         )
-    return Samples(portraits=tuple(portraits), voices=voices)
+        for number, portrait in enumerate(listed["portraits"])
+        if (folder / portrait["file"]).is_file()
+    )
+    return Samples(portraits=portraits, voices=voices)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -55,7 +55,7 @@ def real(tmp_path_factory: pytest.TempPathFactory, browser: Browser) -> Iterator
 
 @pytest.fixture(scope="session")
 def paced(tmp_path_factory: pytest.TempPathFactory, browser: Browser) -> Iterator[App]:
-    with paced_app(tmp_path_factory.mktemp("paced")) as app:
+    with paced_app(tmp_path_factory.mktemp("paced"), "gpus") as app:
         yield app
 
 
@@ -65,8 +65,9 @@ def new_page(browser: Browser) -> Iterator[NewPage]:
     contexts: list[BrowserContext] = []
     errors: list[str] = []
 
-    def open_page(app: App, **options: object) -> Studio:
-        context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
+    def open_page(app: App, **options: Any) -> Studio:
+        options.setdefault("viewport", {"width": 1280, "height": 900})
+        context = browser.new_context(**options)
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: errors.append(str(error)))
@@ -94,8 +95,8 @@ def portrait(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def voice(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve seconds of a humming voice."""
-    return _hum(tmp_path_factory.mktemp("inputs") / "voice.wav", seconds=12)
+    """Eight seconds of a humming voice."""
+    return _hum(tmp_path_factory.mktemp("inputs") / "voice.wav", seconds=8)
 
 
 @pytest.fixture(scope="session")
@@ -124,5 +125,3 @@ def _hum(path: Path, *, seconds: int) -> Path:
     tone = sum(np.sin(2 * np.pi * 120 * harmonic * time) / harmonic for harmonic in range(1, 8))
     soundfile.write(path, (0.2 * syllables * tone).astype(np.float32), rate)
     return path
-
-

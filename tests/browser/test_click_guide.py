@@ -40,7 +40,9 @@ def test_clicks_lead_to_a_video(paced: App, new_page: NewPage, portrait: Path, v
     gone.wait_for(state="detached", timeout=5_000)
 
 
-def test_the_guide_works_with_the_keyboard(paced: App, new_page: NewPage, portrait: Path, voice: Path) -> None:
+def test_the_guide_works_with_the_keyboard(
+    paced: App, new_page: NewPage, portrait: Path, voice: Path
+) -> None:
     studio = new_page(paced)
     _fail_for_want_of_a_face(studio, portrait, voice)
     keyboard = studio.page.keyboard
@@ -61,7 +63,9 @@ def test_the_guide_works_with_the_keyboard(paced: App, new_page: NewPage, portra
     studio.wait_for_playback()
 
 
-def test_the_whole_picture_can_move_instead(paced: App, new_page: NewPage, portrait: Path, voice: Path) -> None:
+def test_the_whole_picture_can_move_instead(
+    paced: App, new_page: NewPage, portrait: Path, voice: Path
+) -> None:
     studio = new_page(paced)
     _fail_for_want_of_a_face(studio, portrait, voice)
     studio.page.click(".whole-picture")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.browser.apps import App, paced_app
+from tests.browser.apps import App
 from tests.browser.conftest import NewPage
 
 
@@ -34,12 +34,16 @@ def test_a_phone_needs_no_sideways_scrolling(paced: App, new_page: NewPage, sche
 
 def test_dark_mode_is_dark(paced: App, new_page: NewPage) -> None:
     studio = new_page(paced, color_scheme="dark").open()
-    colour = studio.page.evaluate("getComputedStyle(document.querySelector('#studio-machine')).backgroundColor")
+    colour = studio.page.evaluate(
+        "getComputedStyle(document.querySelector('#studio-machine')).backgroundColor"
+    )
     red, green, blue = (int(part) for part in colour.removeprefix("rgb(").removesuffix(")").split(","))
     assert max(red, green, blue) < 60
 
 
-def test_nothing_lies_below_the_generate_button(paced: App, new_page: NewPage, portrait: Path, voice: Path) -> None:
+def test_nothing_lies_below_the_generate_button(
+    paced: App, new_page: NewPage, portrait: Path, voice: Path
+) -> None:
     studio = new_page(paced).open()
     studio.give(portrait, voice)
     names = ("#studio-portrait", "#studio-voice", "#studio-prompt", "#studio-size")
@@ -52,15 +56,18 @@ def test_nothing_lies_below_the_generate_button(paced: App, new_page: NewPage, p
     assert boxes[-1]["y"] + boxes[-1]["height"] <= 900, "the button is in view"
 
 
-@pytest.mark.parametrize(("locale", "button", "title"), [("en-GB", "Generate video", "My videos"), ("zh-CN", "生成视频", "我的视频")])
+@pytest.mark.parametrize(
+    ("locale", "button", "title"),
+    [("en-GB", "Generate video", "My videos"), ("zh-CN", "生成视频", "我的视频")],
+)
 def test_languages(paced: App, new_page: NewPage, locale: str, button: str, title: str) -> None:
     studio = new_page(paced, locale=locale).open()
     assert studio.page.locator("#studio-generate").inner_text() == button
     assert studio.page.locator("#studio-videos h2").inner_text() == title
 
 
-def test_a_machine_without_a_graphics_card_is_told_so(paced: App, new_page: NewPage) -> None:
-    studio = new_page(paced).open()
+def test_a_machine_without_a_graphics_card_is_told_so(real: App, new_page: NewPage) -> None:
+    studio = new_page(real).open()
     if studio.page.evaluate("fetch('api/state').then(r => r.json()).then(s => s.hardware.gpus.length)"):
         pytest.skip("this machine has a graphics card")
     text = studio.page.locator("#studio-machine").inner_text()
@@ -68,12 +75,10 @@ def test_a_machine_without_a_graphics_card_is_told_so(paced: App, new_page: NewP
     assert "Memory" in text
 
 
-def test_each_graphics_card_has_a_bar(new_page: NewPage, tmp_path: Path) -> None:
-    with paced_app(tmp_path, "gpus") as app:
-        studio = new_page(app).open()
-        meters = studio.page.locator("#studio-machine [role=meter]")
-        assert meters.count() == 6, "five cards and the machine's own memory"
-        assert meters.nth(3).get_attribute("aria-valuetext") == "3.0 of 80 GB free"
+def test_each_graphics_card_has_a_bar(paced: App, new_page: NewPage) -> None:
+    meters = new_page(paced).open().page.locator("#studio-machine [role=meter]")
+    assert meters.count() == 6, "five cards and the machine's own memory"
+    assert meters.nth(3).get_attribute("aria-valuetext") == "3.0 of 80 GB free"
 
 
 def test_every_button_has_a_name(paced: App, new_page: NewPage) -> None:

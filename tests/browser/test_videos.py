@@ -1,4 +1,4 @@
-"""My videos: they survive a restart of the app, and go when they are deleted."""
+"""My videos: they survive a restart of the app, which the page sits out, and go when they are deleted."""
 
 from __future__ import annotations
 
@@ -18,9 +18,12 @@ def test_videos_survive_a_restart_and_can_be_deleted(
         studio.generate()
         studio.wait_for_state("finished")
         job_id = studio.job()["id"]
-    with paced_app(tmp_path) as app:
-        studio = new_page(app).open()
-        card = studio.page.locator(f"#studio-videos [data-job='{job_id}']")
+    page = studio.page
+    page.locator("#studio-top .pill:has-text('Connection lost')").wait_for(timeout=10_000)
+    with paced_app(tmp_path, port=int(app.url.rsplit(":", 1)[1])):
+        page.locator("#studio-top .pill:has-text('Ready')").wait_for(timeout=20_000)
+        studio.open()
+        card = page.locator(f"#studio-videos [data-job='{job_id}']")
         card.locator(".poster").click()
         studio.wait_for_playback()
         card.locator(".delete").click()
@@ -29,14 +32,5 @@ def test_videos_survive_a_restart_and_can_be_deleted(
         card.locator(".delete").click()
         card.locator("button:has-text('Delete')").click()
         card.wait_for(state="detached")
-        assert studio.page.locator("#studio-stage[data-view=idle]").is_visible()
+        page.wait_for_selector("#studio-stage[data-view=idle]")
         assert not list((tmp_path / "jobs").iterdir())
-
-
-def test_the_page_says_when_the_app_is_gone_and_recovers(new_page: NewPage, tmp_path: Path) -> None:
-    with paced_app(tmp_path) as app:
-        studio = new_page(app).open()
-        port = int(app.url.rsplit(":", 1)[1])
-    studio.page.locator("#studio-top .pill:has-text('Connection lost')").wait_for(timeout=10_000)
-    with paced_app(tmp_path, port=port):
-        studio.page.locator("#studio-top .pill:has-text('Ready')").wait_for(timeout=20_000)

@@ -66,7 +66,9 @@ class PacedEngine:
                 yield Chunk(job_id=job_id, data=encoder.finish(), frames_done=done)
                 yield Cancelled(job_id=job_id)
                 return
-            frames = [_with_bar(still, index / num_frames) for index in range(done, min(done + _BLOCK, num_frames))]
+            frames = [
+                _with_bar(still, index / num_frames) for index in range(done, min(done + _BLOCK, num_frames))
+            ]
             samples = voice[done * _SAMPLES_PER_FRAME : (done + len(frames)) * _SAMPLES_PER_FRAME]
             done += len(frames)
             time.sleep(max(0.0, started + done / pace - time.monotonic()))
