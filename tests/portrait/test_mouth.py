@@ -118,8 +118,11 @@ def test_nothing_moves_at_the_border_of_the_region(channels: dict[str, float], t
         paint_mouth(half_width=40, gap=1.2, centre=(380, 340)),
         paint_mouth(half_width=40, centre=(-200, 150)),
         paint_mouth(half_width=3, gap=0.3),
+        paint_mouth(half_width=40, gap=0.3, centre=(200, 375)),
+        paint_mouth(half_width=40, gap=0.3, centre=(200, -15)),
+        paint_mouth(half_width=40, gap=0.3, centre=(435, 200), tilt_degrees=30),
     ],
-    ids=["tiny", "tilted", "left-border", "corner", "outside", "speck"],
+    ids=["tiny", "tilted", "left-border", "corner", "outside", "speck", "below", "above", "beside"],
 )
 def test_unusual_portraits_are_drawn(mouth: PaintedMouth) -> None:
     renderer = renderer_of(mouth)

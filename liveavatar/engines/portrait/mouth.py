@@ -75,8 +75,9 @@ class MouthRenderer:
         shade = self._folds.shade(shape, command)
         band = self._lip_band(shape, command)
         region = self.region
-        upper_rows = Region(x0=region.x0, y0=region.y0, x1=region.x1, y1=band.y1)
-        lower_rows = Region(x0=region.x0, y0=band.y0, x1=region.x1, y1=region.y1)
+        band_top, band_bottom = np.clip([band.y0, band.y1], region.y0, region.y1).tolist()
+        upper_rows = Region(x0=region.x0, y0=region.y0, x1=region.x1, y1=band_bottom)
+        lower_rows = Region(x0=region.x0, y0=band_top, x1=region.x1, y1=region.y1)
         upper = self._carry_skin(fields, fields.above, upper_rows)
         lower = self._carry_skin(fields, fields.below, lower_rows)
         self._deepen_folds(upper, upper_rows, shade)
@@ -107,6 +108,8 @@ class MouthRenderer:
 
     def _carry_skin(self, fields: MouthFields, downwards: Floats, region: Region) -> Picture:
         """The portrait's skin, displaced, for all pixels of `region`."""
+        if region.is_empty:
+            return self._picture[region.slices]
         frame = self.anatomy.frame
         ux, uy = (frame.half_width * frame.u_axis).tolist()
         vx, vy = (frame.half_width * frame.v_axis).tolist()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from liveavatar.engines.portrait.geometry import Floats, Picture, Region, floats, smoothstep
+from liveavatar.engines.portrait.geometry import Floats, Picture, Region, TabulatedCurve, floats, smoothstep
 from liveavatar.engines.portrait.mouth_anatomy import MouthAnatomy
 from liveavatar.engines.portrait.mouth_light import MouthLight
 from liveavatar.engines.portrait.mouth_shape import MouthCommand, MouthShape
@@ -74,10 +74,10 @@ class MouthInterior:
         self._own_hangs_on_jaw = anatomy.gap > OWN_JAW_GAP
         self._upper_teeth = _find_upper_teeth(self._picture, anatomy)
         self._paints_teeth = not self._own_hangs_on_jaw or self._upper_teeth.max() == 0
-        self._line = float(np.interp(0.0, np.linspace(-1.6, 1.6, 641), anatomy.contact_line()))
+        self._contact = TabulatedCurve(values=anatomy.contact_line())
         self._soft = 0.8 * anatomy.pixel + 0.012  # width of a painted edge
         tooth_px = LOWER_TOOTH_WIDTH * anatomy.frame.half_width
-        self._gap_depth = (1.0 - GAP_BETWEEN_TEETH_TONE) * float(smoothstep(tooth_px, 4.0, SMALL_TOOTH_PX))
+        self._detail = float(smoothstep(tooth_px, 0.4 * SMALL_TOOTH_PX, SMALL_TOOTH_PX))
 
     def paint(self, view: InteriorView, shape: MouthShape, command: MouthCommand) -> Floats:
         """Return the inside (height, width, 3), blue green red 0..255, for every pixel of the view."""
@@ -140,10 +140,10 @@ class MouthInterior:
             side < INCISOR_WIDTH, side / INCISOR_WIDTH, 1.0 + (side - INCISOR_WIDTH) / SIDE_TOOTH_WIDTH
         )
         across = count - np.floor(count)
-        rounded = 0.028 * (2.0 * np.abs(across - 0.5)) ** 2.5
-        shorter = np.where((count >= 1.0) & (count < 2.0), 0.016, 0.0)
-        middle_edge = self._line + UPPER_TEETH_BELOW_LINE - 0.05 * min(command.round, 1.0)
-        edge = middle_edge - UPPER_ARCH_RISE * view.u**2 - rounded - shorter
+        rounded = self._detail * 0.028 * (2.0 * np.abs(across - 0.5)) ** 2.5
+        shorter = np.where((count >= 1.0) & (count < 2.0), self._detail * 0.016, 0.0)
+        below_line = UPPER_TEETH_BELOW_LINE - 0.05 * min(command.round, 1.0)
+        edge = self._contact(view.u) + below_line - UPPER_ARCH_RISE * view.u**2 - rounded - shorter
         cover = np.clip((edge - view.v) / self._soft + 0.5, 0.0, 1.0)
         cover *= smoothstep(side, UPPER_TEETH_REACH, UPPER_TEETH_REACH - 0.22)
         tone = self._tooth_gaps(across) * (1.0 - 0.55 * side**1.6) * (1.0 - 0.25 * min(command.round, 1.0))
@@ -152,7 +152,8 @@ class MouthInterior:
     def _tooth_gaps(self, across: Floats) -> Floats:
         """1 on a tooth, less in the gaps; `across` runs 0..1 over each tooth."""
         to_gap = np.minimum(across, 1.0 - across)
-        return np.asarray(1.0 - self._gap_depth * np.exp(-((to_gap / 0.07) ** 2)), np.float32)
+        depth = self._detail * (1.0 - GAP_BETWEEN_TEETH_TONE)
+        return floats(1.0 - depth * np.exp(-((to_gap / 0.07) ** 2)))
 
     def _middle_of(self, shape: MouthShape) -> tuple[float, float]:
         """v of the lower lip and of the upper lip half-way between the corners."""

@@ -23,7 +23,7 @@ CORNER_JAW_SHARE = 0.30  # how much of the jaw's drop the mouth corners follow
 UPPER_POINTEDNESS, LOWER_POINTEDNESS = 1.10, 0.72  # the upper lip lifts in the middle, the lower hangs
 
 # Width. Measured on speakers: spread lips are about a tenth wider, rounded ones a quarter narrower.
-WIDENING, NARROWING, ROUNDING, SMILE_WIDENING = 0.11, 0.16, 0.30, 0.05
+WIDENING, NARROWING, ROUNDING, SMILE_WIDENING = 0.11, 0.16, 0.28, 0.05
 CORNER_LIFT_SMILE, CORNER_LIFT_WIDE = 0.15, 0.035
 
 # Lips.
@@ -145,7 +145,7 @@ def _hidden_rim(anatomy: MouthAnatomy, u: Floats) -> Floats:
     """Pixels on the border of an open mouth are half tooth; closing over them would draw a bright thread."""
     parted = smoothstep(TabulatedCurve(values=anatomy.gap_values)(u), 0.02, 0.12)
     wide_open = smoothstep(np.float32(anatomy.gap), 0.3, 1.0)
-    rim = 0.6 * anatomy.pixel + 0.015 + 0.03 * wide_open
+    rim = 0.6 * anatomy.pixel + 0.015 + 0.06 * wide_open
     return np.asarray(parted * rim * smoothstep(np.abs(u), 1.0, 0.85), np.float32)
 
 
