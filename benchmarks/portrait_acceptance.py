@@ -25,9 +25,10 @@ import soundfile
 from numpy.typing import NDArray
 
 from benchmarks.portrait_scenes import Scenes, Voice, parse_size, pictures_in, voice_for, voices_in
+from liveavatar.core.request import AUDIO_RATE
 from liveavatar.engines.portrait.motion import FPS, MOUTH_CHANNELS, Floats, FramePose, Style
 from liveavatar.engines.portrait.renderer import PortraitRenderer, StillRenderer
-from liveavatar.media.encoder import AUDIO_RATE, StreamEncoder
+from liveavatar.media.encoder import StreamEncoder
 
 OUTER_SHARE = 0.08
 CLOSED = 0.99

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 Point = tuple[float, float]
 
+AUDIO_RATE = 48_000  # Hz, of every job's voice and video
 ENGINES = ("portrait", "s2v")
 AUTO = "auto"
 
@@ -54,7 +55,7 @@ class ValidatedRequest:
 
     job_id: str
     image_path: str  # RGB PNG, upright, no alpha, at most 4096 pixels a side
-    audio_path: str  # mono 16-bit WAV, 48 kHz
+    audio_path: str  # mono 16-bit WAV at AUDIO_RATE
     audio_seconds: float
     prompt: str
     seed: int

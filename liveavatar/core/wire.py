@@ -40,7 +40,7 @@ def decode(frames: Sequence[bytes]) -> Any:
         fields = json.loads(frames[0])
         version, name = fields.pop("v"), fields.pop("type")
         message_type = _MESSAGE_TYPES[name]
-    except (IndexError, KeyError, AttributeError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (LookupError, AttributeError, TypeError, ValueError) as error:
         raise WireError(f"not a message: {error!r}") from error
     if version != PROTOCOL_VERSION:
         raise WireError(f"protocol version {version}, this side speaks {PROTOCOL_VERSION}")

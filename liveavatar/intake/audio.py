@@ -12,8 +12,8 @@ import numpy as np
 import soundfile
 
 from liveavatar.core.errors import Diagnosis, InputRejected
+from liveavatar.core.request import AUDIO_RATE
 
-AUDIO_RATE = 48_000
 MIN_SECONDS = 0.2
 _SILENCE_DBFS = -55.0  # of the loudest 20 ms; the noise of a muted microphone lies below, whispering above
 _BLOCK = AUDIO_RATE // 50

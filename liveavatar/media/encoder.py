@@ -11,7 +11,8 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-AUDIO_RATE = 48_000  # Hz, mono
+from liveavatar.core.request import AUDIO_RATE
+
 _FRAGMENT_US = 240_000  # six frames; the measured compromise between start-up time and stalls in a browser
 
 # No B-frames and a short look-ahead: a frame leaves the encoder seven frames later at the bitrate of the

@@ -18,8 +18,8 @@ import numpy as np
 from liveavatar.core.errors import Diagnosis, EngineFailed
 from liveavatar.core.events import Cancelled, Chunk, EngineEvent, Finished, Notice, Progress
 from liveavatar.core.plan import ExecutionPlan
-from liveavatar.core.request import ValidatedRequest
-from liveavatar.media.encoder import AUDIO_RATE, StreamEncoder
+from liveavatar.core.request import AUDIO_RATE, ValidatedRequest
+from liveavatar.media.encoder import StreamEncoder
 from liveavatar.worker.serve import Worker
 
 CHUNK_FRAMES = 10

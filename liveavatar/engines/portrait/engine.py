@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from liveavatar.core.errors import Diagnosis, EngineFailed
 from liveavatar.core.events import Cancelled, Chunk, EngineEvent, Finished, Notice, Progress
 from liveavatar.core.plan import ExecutionPlan
-from liveavatar.core.request import FaceClicks, ValidatedRequest
+from liveavatar.core.request import AUDIO_RATE, FaceClicks, ValidatedRequest
 from liveavatar.engines.portrait.clicks import points_from_clicks
 from liveavatar.engines.portrait.face_finder import FaceFinder
 from liveavatar.engines.portrait.face_points import FacePoints
@@ -26,7 +26,7 @@ from liveavatar.engines.portrait.prompt_style import style_from_prompt
 from liveavatar.engines.portrait.renderer import PortraitRenderer, StillRenderer
 from liveavatar.engines.portrait.speech_motion import SpeechAnalyser, voice_activity
 from liveavatar.engines.portrait.voice_file import read_16k
-from liveavatar.media.encoder import AUDIO_RATE, StreamEncoder
+from liveavatar.media.encoder import StreamEncoder
 
 log = logging.getLogger(__name__)
 
