@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import cv2
 import numpy as np
 import pytest
@@ -40,7 +42,7 @@ def drawn_creature() -> NDArray[np.uint8]:
 def test_curves_come_in_order_and_stay_in_the_picture(eyes: tuple[Click, ...]) -> None:
     points = clicked(eyes=eyes)
     curves = [points.upper_lip_outer, points.upper_lip_inner, points.lower_lip_inner, points.lower_lip_outer]
-    for above, below in zip(curves, curves[1:], strict=False):
+    for above, below in pairwise(curves):
         assert np.all(above[:, 1] <= below[:, 1])
         assert np.all(np.diff(above[:, 0]) > 0)
     assert len(points.eyes) == len(eyes)

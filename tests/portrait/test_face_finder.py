@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import cv2
@@ -44,6 +45,12 @@ def load_sample(name: str) -> NDArray[np.uint8]:
     return image
 
 
+@cache
+def faces_of(finder: FaceFinder, name: str) -> tuple[FoundFace, ...]:
+    """Search each sample once for all tests."""
+    return tuple(finder.find_faces(load_sample(name), time_limit_s=PATIENT_S))
+
+
 def eye_middle(points: FacePoints, index: int) -> NDArray[np.float64]:
     eye = points.eyes[index]
     return (eye.corner_left + eye.corner_right) / 2
@@ -71,7 +78,7 @@ def drift(found: FacePoints, wanted: FacePoints) -> float:
 @pytest.mark.parametrize("name", NAMES)
 def test_sample_portraits_are_found(finder: FaceFinder, name: str) -> None:
     image = load_sample(name)
-    faces = finder.find_faces(image, time_limit_s=PATIENT_S)
+    faces = faces_of(finder, name)
     assert len(faces) == 1
     points = faces[0].points
     left, right = eye_middle(points, 0), eye_middle(points, 1)
@@ -87,8 +94,7 @@ def test_sample_portraits_are_found(finder: FaceFinder, name: str) -> None:
 
 @needs_samples
 def test_lower_lip_of_a_scream_lies_below_the_teeth(finder: FaceFinder) -> None:
-    image = load_sample("anchor.jpg")
-    points = finder.find_faces(image, time_limit_s=PATIENT_S)[0].points
+    points = faces_of(finder, "anchor.jpg")[0].points
     mouth_width = np.linalg.norm(points.mouth_right - points.mouth_left)
     opening = points.lower_lip_inner[3, 1] - points.upper_lip_inner[3, 1]
     assert opening > 0.80 * mouth_width  # measured by eye: 0.88 to the teeth's edge, 0.90 to their roots
@@ -113,7 +119,7 @@ def test_spoiled_copies_keep_their_points(finder: FaceFinder, name: str, copy: s
     else:
         spoiled = cv2.resize(image, None, fx=0.35, fy=0.35, interpolation=cv2.INTER_AREA)
         matrix = matrix * 0.35
-    wanted = finder.find_faces(image, time_limit_s=PATIENT_S)[0].points.transformed(matrix)
+    wanted = faces_of(finder, name)[0].points.transformed(matrix)
     found = finder.find_faces(spoiled, time_limit_s=PATIENT_S)
     assert found, "not found"
     assert drift(found[0].points, wanted) < 0.06

@@ -36,9 +36,11 @@ TOP_WITHOUT_EYES = 3.2  # from the mouth up to the hairline, in distances from m
 
 PATCH_SCALE = 48  # pixels per unit of the upright patches that are searched
 DISTINCT = 10.0  # least Lab distance from skin that makes a lip opening or an eye stand out
-MOUTH_SHARE, EYE_SHARE = 0.42, 0.65  # ... and the least share of the distance that is usual inside it
+MOUTH_SHARES = (0.42, 0.50, 0.60)  # ... and the share of the usual distance inside it; the first that fits
+EYE_SHARE = 0.55
+TALLEST_UPPER_LID = 1.3  # in lower lids, from the click: what looks taller has a brow or its shadow in it
 EYE_RAYS = 24
-EYE_REACH = 1.35  # how far an eye may extend from the click, in usual half widths
+EYE_REACH, EYE_REACH_OF_PAIR = 1.8, 1.35  # how far an eye may extend from the click, in usual half widths
 RED_LIP = 10.0  # Lab redness over skin that makes a lip
 
 
@@ -154,11 +156,19 @@ def _mouth_opening(frame: CornerFrame, chin_v: float, image: Picture) -> tuple[D
     v = np.linspace(highest, lowest, max(8, round((lowest - highest) * PATCH_SCALE)))
     lab = _patch(frame, u, v, image)
     skin = np.median(lab[:, np.abs(u) > 1.08].reshape(-1, 3), axis=0)
-    lip = (lab[..., 1] - skin[1] > RED_LIP) & (lab[..., 0] > 0.55 * skin[0])
+    red = (lab[..., 1] - skin[1] > RED_LIP) & (lab[..., 0] > 0.55 * skin[0])
     contrast = _contrast(lab, skin)
     usual = float(np.percentile(contrast[:, np.abs(u) < 0.7], 75))
-    distinct = (contrast > max(DISTINCT, MOUTH_SHARE * usual)) & ~lip
-    distinct[:, np.abs(u) > 1.0] = False
+    for share in MOUTH_SHARES:
+        distinct = (contrast > max(DISTINCT, share * usual)) & ~red & (np.abs(u) <= 1.0)
+        edges = _opening_edges(distinct, u, v)
+        if edges is not None:
+            return edges
+    return None
+
+
+def _opening_edges(distinct: NDArray[np.bool_], u: Doubles, v: Doubles) -> tuple[Doubles, Doubles] | None:
+    """Return v of the upper and lower edge of the opening at LIP_U, or None if the shape is no mouth's."""
     opening = _component_near(distinct, np.argmin(np.abs(v - 0.1)), np.argmin(np.abs(u)))
     if opening is None or opening.any(axis=0).mean() < 0.35:
         return None
@@ -169,7 +179,7 @@ def _mouth_opening(frame: CornerFrame, chin_v: float, image: Picture) -> tuple[D
         heights = v[first] if rows is opening else v[::-1][first]
         edges.append(_through_corners(u[columns], heights))
     upper, lower = edges
-    if not np.all((upper > highest) & (lower < lowest) & (lower > upper)):
+    if not np.all((upper > v[0]) & (lower < v[-1]) & (lower > upper)):
         return None
     return upper, lower
 
@@ -188,12 +198,13 @@ def _eye(
     face: CornerFrame, centre: Doubles, all_eyes: list[Doubles], limit: Doubles, image: Picture | None
 ) -> EyePoints:
     """Return the points of one eye around its clicked middle."""
-    half_width = EYE_HALF_WIDTH * face.half_width
+    half_width, reach = EYE_HALF_WIDTH * face.half_width, EYE_REACH
     if len(all_eyes) == 2:
+        reach = EYE_REACH_OF_PAIR
         half_width = EYE_HALF_WIDTH_OF_PAIR * float(np.hypot(*(all_eyes[1] - all_eyes[0])))
     frame = CornerFrame.between(centre - half_width * face.u_axis, centre + half_width * face.u_axis)
     left_u, right_u, upper, lower = -1.0, 1.0, -LID_HEIGHTS[0], LID_HEIGHTS[1]
-    if image is not None and (box := _eye_outline(frame, image)) is not None:
+    if image is not None and (box := _eye_outline(frame, image, reach)) is not None:
         left_u, right_u, upper, lower = box
     middle_v = (upper + lower) / 2 if image is not None else 0.0
     middle_v = np.clip(middle_v, upper, lower)
@@ -212,11 +223,13 @@ def _eye(
     )
 
 
-def _eye_outline(frame: CornerFrame, image: Picture) -> tuple[float, float, float, float] | None:
+def _eye_outline(
+    frame: CornerFrame, image: Picture, farthest: float
+) -> tuple[float, float, float, float] | None:
     """Return left u, right u, upper v and lower v of what is not skin around the click, or None.
 
     Rays run outwards from the click until they meet the colour of the cheek. Too few that do, or a size far
-    from the usual one, and the outline is not trusted.
+    from the usual one, and the outline is not trusted. `farthest` and the result are in half eye widths.
     """
     axis = np.linspace(-2, 2, 4 * PATCH_SCALE)
     lab = _patch(frame, axis, axis, image)
@@ -225,19 +238,20 @@ def _eye_outline(frame: CornerFrame, image: Picture) -> tuple[float, float, floa
     contrast = _contrast(lab, np.median(lab[cheek], axis=0))
     distinct = contrast > max(DISTINCT, EYE_SHARE * float(np.median(contrast[radius_at < 0.7])))
     angle = np.linspace(0, 2 * np.pi, EYE_RAYS, endpoint=False)
-    steps = np.linspace(0.1, EYE_REACH, 80)
+    steps = np.linspace(0.1, farthest, 80)
     rows, columns = (
         np.round((trace(angle)[:, None] * steps + 2) / 4 * (len(axis) - 1)).astype(int)
         for trace in (np.sin, np.cos)
     )
     ended = ~distinct[rows, columns]
     lasting = ended[:, :-3] & ended[:, 1:-2] & ended[:, 2:-1]  # a glint or a lash is not the end
-    reach = np.where(lasting.any(axis=1), steps[lasting.argmax(axis=1)], EYE_REACH)
+    reach = np.where(lasting.any(axis=1), steps[lasting.argmax(axis=1)], farthest)
     if lasting.any(axis=1).mean() < 0.6:
         return None
     smooth = np.median([np.roll(reach, shift) for shift in range(-2, 3)], axis=0)
     across, down = smooth * np.cos(angle), smooth * np.sin(angle)
     left, right, upper, lower = float(across.min()), float(across.max()), float(down.min()), float(down.max())
+    upper = max(upper, -TALLEST_UPPER_LID * lower)
     plausible = 1.0 < right - left < 3.2 and 0.25 < lower - upper < 3.2
     return (left, right, upper, lower) if plausible else None
 

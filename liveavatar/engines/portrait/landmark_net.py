@@ -78,7 +78,8 @@ class InvertedResidual(nn.Module):
         self.norm = nn.BatchNorm2d(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.norm(self.narrow(self.mix(self.widen(x))))
+        change: Tensor = self.norm(self.narrow(self.mix(self.widen(x))))
+        return x + change
 
 
 def _stage(channels_in: int, channels_out: int, num_residuals: int) -> nn.Sequential:

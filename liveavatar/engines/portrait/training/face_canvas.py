@@ -6,12 +6,14 @@ right and y runs down. Colours are BGR triples, 0..255.
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-Floats = NDArray[np.float32]
-Colour = NDArray[np.float32]
+Floats = NDArray[np.floating[Any]]
+Colour = NDArray[np.floating[Any]]
 
 SUBPIXEL_BITS = 4  # OpenCV draws at 1/16 pixel
 
@@ -50,7 +52,7 @@ class Dice:
             ],
             np.uint8,
         )
-        return cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)[0, 0].astype(np.float32)
+        return np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)[0, 0], np.float32)
 
     def any_colour(self, *, darkest: float = 0.0, strongest: float = 0.9) -> Colour:
         return self.colour((0, 180), (0, strongest), (darkest, 1))
@@ -123,8 +125,8 @@ class FaceCanvas:
             cv2.fillPoly(coverage, [fixed_point], 255, cv2.LINE_AA, SUBPIXEL_BITS)
         box = coverage.astype(np.float32) * (opacity / 255)
         if blur > 0:
-            box = cv2.GaussianBlur(box, (0, 0), blur)
-        paint = np.asarray(colour, np.float32)
+            box = np.asarray(cv2.GaussianBlur(box, (0, 0), blur), np.float32)
+        paint: Floats = np.asarray(colour, np.float32)
         if texture is not None:
             paint = paint * texture[top:bottom, left:right, None]
         region = self.image[top:bottom, left:right]

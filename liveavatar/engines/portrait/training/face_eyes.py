@@ -52,7 +52,12 @@ class Eyes:
         corners = [(middle - self.half_width, self.y - slope), (middle + self.half_width, self.y + slope)]
         x = MARKED * self.half_width + middle
         upper, lower = self.lids(side, MARKED)
-        rows = [np.array(corners), np.stack([x, upper], 1), np.stack([x, lower], 1), [self.iris(side)]]
+        rows = [
+            np.array(corners),
+            np.stack([x, upper], 1),
+            np.stack([x, lower], 1),
+            np.array([self.iris(side)]),
+        ]
         return np.concatenate(rows).astype(np.float32)
 
 

@@ -56,7 +56,9 @@ class Camera:
             x += 0.75 * (wanted_x - turned_x)
             y += 0.75 * (wanted_y - turned_y)
         pixels = canvas.to_pixels(np.stack([x, y], -1)).astype(np.float32)
-        return cv2.remap(canvas.image, pixels, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+        map_x, map_y = np.ascontiguousarray(pixels[..., 0]), np.ascontiguousarray(pixels[..., 1])
+        seen = cv2.remap(canvas.image, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+        return np.asarray(seen, np.float32)
 
 
 def light_head(canvas: FaceCanvas, face_mask: Floats) -> None:
@@ -83,9 +85,9 @@ def spoil(dice: Dice, picture: Floats) -> NDArray[np.uint8]:
     if dice.chance(0.25):
         share = dice.between(0.15, 0.6)
         small = cv2.resize(picture, None, fx=share, fy=share, interpolation=cv2.INTER_AREA)
-        picture = cv2.resize(small, (side, side), interpolation=cv2.INTER_CUBIC)
+        picture = np.asarray(cv2.resize(small, (side, side), interpolation=cv2.INTER_CUBIC))
     if dice.chance(0.4):
-        picture = cv2.GaussianBlur(picture, (0, 0), dice.between(0.3, 1.6))
+        picture = np.asarray(cv2.GaussianBlur(picture, (0, 0), dice.between(0.3, 1.6)))
     picture = 255 * (np.clip(picture, 0, 255) / 255) ** dice.between(0.6, 1.6)
     picture = picture * dice.between(0.6, 1.3) + dice.between(-25, 25)
     picture = picture * (1 + 0.12 * dice.rng.standard_normal(3))

@@ -62,8 +62,9 @@ def _misplaced_face(dice: Dice) -> NDArray[np.uint8]:
     scale = dice.between(2.6, 6) if dice.chance(0.7) else dice.between(0.15, 0.35)
     middle = CROP_PIXELS / 2
     matrix = cv2.getRotationMatrix2D((middle, middle), upside, scale)
-    matrix[:, 2] += dice.rng.uniform(-60, 60, 2)
-    return cv2.warpAffine(crop, matrix, crop.shape[1::-1], borderMode=cv2.BORDER_REFLECT)
+    matrix[:, 2] = matrix[:, 2] + dice.rng.uniform(-60, 60, 2)
+    moved = cv2.warpAffine(crop, matrix, crop.shape[1::-1], borderMode=cv2.BORDER_REFLECT)
+    return np.asarray(moved, np.uint8)
 
 
 def _draw_blank_head(canvas: FaceCanvas) -> None:

@@ -4,7 +4,11 @@
     ... --start liveavatar/engines/portrait/weights/landmarks.safetensors      to go on from given weights
 
 One process per core but one draws faces (about 45 a second each) into shared memory; this process trains on
-what is there so far, with fresh distortions each time, on a GPU if there is one. Progress, and the error on held-out faces before and after, go to the standard output.
+what is there so far, with fresh distortions each time, on a GPU if there is one. Progress goes to the standard
+output, and so does the error on held-out faces before and after.
+
+The shipped weights are the mean of two trainings: 9 minutes from scratch, and 7.4 more on faces with wider open
+mouths. The second alone is better on procedural faces but takes some full lower lips for tongues.
 """
 
 from __future__ import annotations
@@ -99,7 +103,8 @@ def landmark_loss(net: LandmarkNet, images: Tensor, points: Tensor, is_face: Ten
     visible = ((points > -2) & (points < CROP_PIXELS + 2)).all(-1) * is_face[:, None]
     count = visible.sum().clamp(min=1)
     placing = (wing * importance * visible).sum() / count + 0.004 * (variance * visible).sum() / count
-    return placing + 2 * functional.binary_cross_entropy_with_logits(logits.float(), is_face)
+    total: Tensor = placing + 2 * functional.binary_cross_entropy_with_logits(logits.float(), is_face)
+    return total
 
 
 def learning_rate(progress: float, step: int, peak: float) -> float:
@@ -115,7 +120,7 @@ def held_out_report(net: LandmarkNet, device: str) -> str:
     points = torch.from_numpy(np.stack([sample[1] for sample in samples])).to(device)
     is_face = torch.tensor([sample[2] for sample in samples], device=device) > 0
     net.eval()
-    parts = [net(chunk.permute(0, 3, 1, 2).float() / 127.5 - 1) for chunk in images.split(64)]
+    parts = [net(chunk.permute(0, 3, 1, 2).float() / 127.5 - 1) for chunk in torch.split(images, 64)]
     found, logits = torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
     net.train()
     error = (found - points).norm(dim=-1)
