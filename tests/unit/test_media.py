@@ -9,6 +9,7 @@ import av
 import numpy as np
 import pytest
 
+from liveavatar.core.request import AUDIO_RATE
 from liveavatar.media.encoder import StreamEncoder
 from liveavatar.media.mux import complete_length, remux_faststart
 from liveavatar.service.media_log import MediaLog, read_slice
