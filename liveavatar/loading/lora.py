@@ -89,7 +89,9 @@ class LoraMerge:
 
     def finish(self) -> LoraReceipt:
         """Return the receipt; raise EngineFailed when any part of the adapter found no weight."""
-        leftovers = sorted((self._factors.keys() - self._merged) | (self._replacements.keys() - self._replaced))
+        leftovers = sorted(
+            (self._factors.keys() - self._merged) | (self._replacements.keys() - self._replaced)
+        )
         if leftovers:
             raise _mismatch(
                 f"{len(leftovers)} of its entries name weights that the model does not have: {_some(leftovers)}"

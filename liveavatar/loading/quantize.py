@@ -62,9 +62,8 @@ class Fp8Linear(nn.Module):
                 use_fast_accum=True,
             )
         else:
-            bias = None if self.bias is None else self.bias.float()
-            weight = self.weight.float() * self.weight_scale
-            product = F.linear(x_q.float() * x_scale, weight, bias).to(x.dtype)
+            scaled = F.linear(x_q.float(), self.weight.float()) * x_scale * self.weight_scale.t()
+            product = (scaled if self.bias is None else scaled + self.bias.float()).to(x.dtype)
         return product.unflatten(0, x.shape[:-1])
 
     def extra_repr(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
 TRAIN_TIMESTEPS = 1000
@@ -26,7 +27,8 @@ def noise_schedule(num_steps: int) -> NoiseSchedule:
     """
     if not 1 <= num_steps <= MAX_STEPS:
         raise ValueError(f"{num_steps} denoising steps; the model works with 1 to {MAX_STEPS}")
-    levels = np.linspace(1.0, _shift(np.float64(1 / TRAIN_TIMESTEPS)), num_steps)
+    smallest = _shift(np.array(1 / TRAIN_TIMESTEPS))
+    levels = np.linspace(1.0, smallest, num_steps)
     sigmas = _shift(levels).astype(np.float32)
     timesteps = (_shift(levels) * TRAIN_TIMESTEPS).astype(np.float32)
     return NoiseSchedule(
@@ -40,5 +42,5 @@ def euler_step(latents: Tensor, velocity: Tensor, *, sigma: float, next_sigma: f
     return (latents.float() + (next_sigma - sigma) * velocity.float()).to(velocity.dtype)
 
 
-def _shift(level: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+def _shift(level: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return SHIFT * level / (1 + (SHIFT - 1) * level)

@@ -16,7 +16,9 @@ def run_case(case: GoldenCase) -> dict[str, float]:
     errors = {}
     for index in range(len(case.manifest["cases"])):
         recorded = {
-            name.split(".", 1)[1]: tensor for name, tensor in case.io.items() if name.startswith(f"case{index}.")
+            name.split(".", 1)[1]: tensor
+            for name, tensor in case.io.items()
+            if name.startswith(f"case{index}.")
         }
         weight = recorded["w"]
         linear = nn.Linear(weight.shape[1], weight.shape[0], dtype=weight.dtype)

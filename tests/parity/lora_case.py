@@ -17,7 +17,8 @@ def run_case(case: GoldenCase) -> dict[str, float]:
     merged = {name: merge.apply(name, weight) for name, weight in case.weights.items()}
     receipt = merge.finish()
     errors = {
-        name: relative_error(merged[name], case.io[f"merged.{name}"]) for name in case.manifest["stored_merged"]
+        name: relative_error(merged[name], case.io[f"merged.{name}"])
+        for name in case.manifest["stored_merged"]
     }
     same_weights = set(receipt.merged) == set(case.manifest["changed"])
     same_rest = len(receipt.untouched) == case.manifest["unchanged_count"]

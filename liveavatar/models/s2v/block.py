@@ -32,9 +32,7 @@ class S2VBlock(nn.Module):
         )
         self.modulation = nn.Parameter(torch.randn(1, 6, width) / width**0.5)
 
-    def forward(
-        self, x_FSD: Tensor, time_F6D: Tensor, text: KeyValues, memory: AttentionMemory
-    ) -> Tensor:
+    def forward(self, x_FSD: Tensor, time_F6D: Tensor, text: KeyValues, memory: AttentionMemory) -> Tensor:
         """Return the tokens after the block; tokens and `time_F6D` are float32."""
         dtype, (frames, _, width) = self.norm3.weight.dtype, x_FSD.shape
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = (

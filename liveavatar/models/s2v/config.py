@@ -16,7 +16,10 @@ FRAMES_PER_BLOCK = 3
 CLIP_BLOCKS = 4  # blocks that attention can look back over, the current one included
 
 REFERENCE_FRAME = 30  # temporal position of the reference picture before it starts to move along
-MIN_SINK_DISTANCE, MAX_SINK_DISTANCE = 4, 30  # latent frames the reference is kept ahead of the block, drawn anew
+MIN_SINK_DISTANCE, MAX_SINK_DISTANCE = (
+    4,
+    30,
+)  # latent frames the reference is kept ahead of the block, drawn anew
 
 MOTION_FRAMES = 19  # latent frames of past motion: 1 + 2 + 16, see framepack.py
 AUDIO_HISTORY_FRAMES = 73  # picture frames of audio context put before each block
@@ -59,7 +62,9 @@ class TokenGrid:
 
     def __post_init__(self) -> None:
         if self.latent_height % PATCH or self.latent_width % PATCH:
-            raise ValueError(f"latents of {self.latent_height}x{self.latent_width} cannot be cut into 2x2 patches")
+            raise ValueError(
+                f"latents of {self.latent_height}x{self.latent_width} cannot be cut into 2x2 patches"
+            )
 
     @property
     def rows(self) -> int:

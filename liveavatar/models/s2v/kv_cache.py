@@ -68,7 +68,10 @@ class KVCache:
         """
         grid = self.grid
         first_frame = block_index * FRAMES_PER_BLOCK
-        frames = [*range(first_frame, first_frame + FRAMES_PER_BLOCK), reference_position(first_frame, jitter)]
+        frames = [
+            *range(first_frame, first_frame + FRAMES_PER_BLOCK),
+            reference_position(first_frame, jitter),
+        ]
         rotary = self._frame_rotary.at(frames)
         first_row = grid.sink_tokens + block_index % self.capacity_blocks * grid.block_tokens
         filled_blocks = min(block_index + 1, self.capacity_blocks)

@@ -20,12 +20,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from diffusers import ConfigMixin, ModelMixin
-from diffusers.configuration_utils import register_to_config
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from liveavatar.models.s2v.attention import ATTENTION_KERNELS, Attention, KeyValues, choose_attention
@@ -59,8 +59,8 @@ class S2VTransformer(ModelMixin, ConfigMixin):
     that only ever had one value are accepted with that value.
     """
 
-    _repeated_blocks = ["S2VBlock"]
-    _no_split_modules = ["S2VBlock"]
+    _repeated_blocks: ClassVar[list[str]] = ["S2VBlock"]
+    _no_split_modules: ClassVar[list[str]] = ["S2VBlock"]
 
     @register_to_config
     def __init__(
@@ -115,7 +115,7 @@ class S2VTransformer(ModelMixin, ConfigMixin):
     @property
     def head_dim(self) -> int:
         """Channels of an attention head."""
-        return int(self.config.dim // self.config.num_heads)
+        return self.config["dim"] // self.config["num_heads"]
 
     # ------------------------------------------------------------------------------ once per video
 
@@ -125,9 +125,9 @@ class S2VTransformer(ModelMixin, ConfigMixin):
 
         Missing tokens up to `text_len` count as zeros and are attended to: the model was trained that way.
         """
-        missing = self.config.text_len - text_TD.shape[0]
+        missing = self.config["text_len"] - text_TD.shape[0]
         if missing < 0:
-            raise ValueError(f"{text_TD.shape[0]} text tokens, the model takes {self.config.text_len}")
+            raise ValueError(f"{text_TD.shape[0]} text tokens, the model takes {self.config['text_len']}")
         padded = F.pad(text_TD.to(self.compute_dtype), (0, 0, 0, missing))
         embedded = self.text_embedding(padded)
         return [block.encode_text(embedded) for block in self._blocks()]
@@ -136,11 +136,9 @@ class S2VTransformer(ModelMixin, ConfigMixin):
     def encode_time(self, timestep: float, num_frames: int = FRAMES_PER_BLOCK) -> TimeCondition:
         """Return the condition for frames that all have the noise level `timestep` (0 clean, 1000 noise)."""
         device = self.patch_embedding.weight.device
-        embedding_1D = self.time_embedding(_sinusoid(timestep, self.config.freq_dim).to(device)[None])
+        embedding_1D = self.time_embedding(_sinusoid(timestep, self.config["freq_dim"]).to(device)[None])
         modulation_16D = self.time_projection(embedding_1D).unflatten(-1, (6, -1))
-        return TimeCondition(
-            embedding_1D.expand(num_frames, -1), modulation_16D.expand(num_frames, -1, -1)
-        )
+        return TimeCondition(embedding_1D.expand(num_frames, -1), modulation_16D.expand(num_frames, -1, -1))
 
     def allocate_caches(
         self, grid: TokenGrid, num_steps: int, *, capacity_blocks: int = CLIP_BLOCKS
@@ -148,7 +146,7 @@ class S2VTransformer(ModelMixin, ConfigMixin):
         """Return one empty cache per denoising step for latents of this size."""
         return allocate_step_caches(
             num_steps=num_steps,
-            num_layers=self.config.num_layers,
+            num_layers=self.config["num_layers"],
             num_heads=self._blocks()[0].self_attn.num_local_heads,
             head_dim=self.head_dim,
             grid=grid,
@@ -271,6 +269,8 @@ def _sinusoid(timestep: float, width: int) -> Tensor:
 def _unpatchify(patches_FSV: Tensor, shape: torch.Size) -> Tensor:
     """Return latents; the values of a patch run over its rows, its columns, then the channels."""
     channels, _, height, width = shape
-    patches = patches_FSV.unflatten(-1, (PATCH, PATCH, channels)).unflatten(1, (height // PATCH, width // PATCH))
+    patches = patches_FSV.unflatten(-1, (PATCH, PATCH, channels)).unflatten(
+        1, (height // PATCH, width // PATCH)
+    )
     # frames, rows, columns, row in patch, column in patch, channels
     return patches.permute(5, 0, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
