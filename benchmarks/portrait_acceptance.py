@@ -64,11 +64,11 @@ def measure(scenes: Scenes, portrait: Path, voice: Voice, size: tuple[int, int] 
         "first_frame_s": round(first_frame_s, 2),
         "fps": round(num_frames / rendering_s, 1),
         "fps_with_encoding": round(num_frames / encoding_s, 1),
-        "outer_psnr_db": round(float(outer_psnr.min()), 1),
-        "outer_psnr_mean_db": round(float(outer_psnr.mean()), 1),
         **measure_blinks(voice.plan.blink),
     }
-    if isinstance(renderer, PortraitRenderer):
+    if isinstance(renderer, PortraitRenderer):  # a picture without a face moves as a whole, borders too
+        result["outer_psnr_db"] = round(float(outer_psnr.min()), 1)
+        result["outer_psnr_mean_db"] = round(float(outer_psnr.mean()), 1)
         result.update(measure_lip_gap(renderer, voice))
     return result
 
