@@ -29,8 +29,10 @@ LOWER_TOOTH_WIDTH = 0.17
 LOWER_TEETH_SHOWN = 0.035  # above the lower lip in an open mouth
 LOWER_TEETH_TONE = 0.62  # lower teeth lie in the shade of the upper ones
 GAP_BETWEEN_TEETH_TONE = 0.80
+SHADOW_TINT = np.array([-0.14, -0.03, 0.16], np.float32)  # blue green red: shadow under a lip is red
 SHADE_REDNESS = 0.8  # gum light per lost tooth brightness
-SMALL_TOOTH_PX = 9.0  # teeth narrower than this are painted without gaps: they would only flicker
+TOOTH_ROUNDNESS = 0.12  # loss of light from the middle of a tooth to its sides
+SMALL_TOOTH_PX = 6.0  # teeth narrower than this are painted without gaps: they would only flicker
 
 OWN_INTERIOR_GAP = 0.10  # lips parted this far in the portrait show something worth keeping
 OWN_JAW_GAP = 0.62  # parted this far, the lower part of it hangs on the jaw
@@ -77,7 +79,7 @@ class MouthInterior:
         self._contact = TabulatedCurve(values=anatomy.contact_line())
         self._soft = 0.8 * anatomy.pixel + 0.012  # width of a painted edge
         tooth_px = LOWER_TOOTH_WIDTH * anatomy.frame.half_width
-        self._detail = float(smoothstep(tooth_px, 0.4 * SMALL_TOOTH_PX, SMALL_TOOTH_PX))
+        self._detail = float(smoothstep(tooth_px, 0.3 * SMALL_TOOTH_PX, SMALL_TOOTH_PX))
 
     def paint(self, view: InteriorView, shape: MouthShape, command: MouthCommand) -> Floats:
         """Return the inside (height, width, 3), blue green red 0..255, for every pixel of the view."""
@@ -89,7 +91,8 @@ class MouthInterior:
             self._add_lower_teeth(materials, view, shape, command)
             self._add_upper_teeth(materials, view, command)
         light = self._side_light(view) * self._lip_shadow(view, command)
-        colours = floats(cv2.transform(cv2.merge(materials), self._light.materials.T) * light[..., None])
+        warm_light = light[..., None] + (light * (1.0 - light))[..., None] * SHADOW_TINT
+        colours = floats(cv2.transform(cv2.merge(materials), self._light.materials.T) * warm_light)
         if self._own_hangs_on_jaw:
             self._add_own_shout(colours, view, shape)
         elif self._shows_own:
@@ -153,7 +156,8 @@ class MouthInterior:
         """1 on a tooth, less in the gaps; `across` runs 0..1 over each tooth."""
         to_gap = np.minimum(across, 1.0 - across)
         depth = self._detail * (1.0 - GAP_BETWEEN_TEETH_TONE)
-        return floats(1.0 - depth * np.exp(-((to_gap / 0.07) ** 2)))
+        bulge = 1.0 - self._detail * TOOTH_ROUNDNESS * (1.0 - 2.0 * to_gap) ** 2
+        return floats(bulge - depth * np.exp(-((to_gap / 0.09) ** 2)))
 
     def _middle_of(self, shape: MouthShape) -> tuple[float, float]:
         """v of the lower lip and of the upper lip half-way between the corners."""

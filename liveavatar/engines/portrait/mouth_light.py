@@ -22,7 +22,7 @@ WORK_HALF_WIDTH_PX = 48.0  # colours are measured on a small copy: large mouths 
 DARK_COLOUR = (14.0, 12.0, 26.0)
 GUM_COLOUR = (62.0, 56.0, 112.0)
 TONGUE_COLOUR = (82.0, 76.0, 150.0)
-TOOTH_COLOUR = (172.0, 190.0, 200.0)
+TOOTH_COLOUR = (168.0, 191.0, 205.0)
 GREY_SKIN_SPREAD = 0.15  # red minus blue over mean: real skin has 0.2 or more
 CAST_SHARE = 0.45  # how much of the skin's colour cast is the light's, not the skin's
 
@@ -46,7 +46,9 @@ def measure_light(picture: Picture, anatomy: MouthAnatomy) -> MouthLight:
     cast = (skin / max(float(skin.mean()), 1.0)) / (TYPICAL_SKIN / TYPICAL_SKIN.mean())
     cast = np.clip(cast, 0.4, 2.0) ** CAST_SHARE
     # Teeth brighten less than skin darkens: dark skin does not mean dark light.
-    brightness = np.array([luma, luma, luma, min(0.93, 0.20 + 0.74 * luma)])[:, None]
+    brightness = np.array([luma, 0.08 + 0.92 * luma, 0.10 + 0.90 * luma, min(0.93, 0.20 + 0.74 * luma)])[
+        :, None
+    ]
     materials = np.array([DARK_COLOUR, GUM_COLOUR, TONGUE_COLOUR, TOOTH_COLOUR]) * cast * brightness
     materials = _as_colourful_as(materials, skin)
     inside = (v > anatomy.upper_inner(u) + 0.03) & (v < anatomy.lower_inner(u) - 0.03) & (np.abs(u) < 0.9)
