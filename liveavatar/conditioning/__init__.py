@@ -1,0 +1,1 @@
+"""What the model is told: text, audio features, reference picture, motion."""

@@ -1,0 +1,197 @@
+"""The Wan2.1 video autoencoder as a stream: diffusers' network, with the causal cache in the caller's hands.
+
+The first picture frame is a latent frame of its own; after it, every 4 picture frames make one. Each causal
+convolution needs the last 2 frames of its previous input, and those frames are the cache: a tuple of tensors that
+goes in with a piece of the stream and comes out for the next. The module holds no state, so any number of
+streams may share it, and the steady call has constant shapes: it compiles once and can be captured.
+
+Shapes: frames [B, 3, F, H, W] in -1..1, latents [B, 16, T, H/8, W/8] normalised per channel.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from diffusers import AutoencoderKLWan
+from diffusers.loaders.single_file_utils import convert_wan_vae_to_diffusers
+from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d
+from torch import Tensor, nn
+
+VaeCache = tuple[Tensor, ...]
+
+FRAMES_PER_LATENT = 4
+_HISTORY = 2  # frames of its input that a causal convolution looks back
+
+
+class StreamingVae(nn.Module):
+    """Encode and decode video piece by piece; pieces in a row equal the whole."""
+
+    mean_C: Tensor
+    inverse_std_C: Tensor
+
+    def __init__(self, network: AutoencoderKLWan) -> None:
+        super().__init__()
+        self.network: Any = network  # diffusers hides its attributes from type checkers
+        self.network.eval().requires_grad_(False)
+        _use_channels_last(self.network)
+        self._encoder_slots = _cache_slots(self.network.encoder)
+        self._decoder_slots = _cache_slots(self.network.decoder)
+        mean, std = (torch.tensor(self.network.config[key]) for key in ("latents_mean", "latents_std"))
+        self.register_buffer("mean_C", mean, persistent=False)
+        self.register_buffer("inverse_std_C", 1 / std, persistent=False)
+        self._run_encoder = self._encode_steady
+        self._run_decoder = self._decode_steady
+
+    def compile_streams(self, **options: object) -> None:
+        """Compile the steady call of both directions with `torch.compile(**options)`."""
+        self._run_encoder = torch.compile(self._encode_steady, fullgraph=True, **options)  # type: ignore[call-overload]
+        self._run_decoder = torch.compile(self._decode_steady, fullgraph=True, **options)  # type: ignore[call-overload]
+
+    @torch.inference_mode()
+    def encode(self, frames: Tensor, *, frames_per_call: int = FRAMES_PER_LATENT) -> Tensor:
+        """Return the latents of a whole video of 1 + 4n frames."""
+        latents, cache = self.encode_next(frames[:, :, :1], None)
+        pieces = [latents]
+        for start in range(1, frames.shape[2], frames_per_call):
+            latents, cache = self.encode_next(frames[:, :, start : start + frames_per_call], cache)
+            pieces.append(latents)
+        return torch.cat(pieces, dim=2)
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor, *, latents_per_call: int = 1) -> Tensor:
+        """Return the frames of whole latents of T frames: 4T - 3 frames."""
+        frames, cache = self.decode_next(latents[:, :, :1], None)
+        pieces = [frames]
+        for start in range(1, latents.shape[2], latents_per_call):
+            frames, cache = self.decode_next(latents[:, :, start : start + latents_per_call], cache)
+            pieces.append(frames)
+        return torch.cat(pieces, dim=2)
+
+    @torch.inference_mode()
+    def encode_next(self, frames: Tensor, cache: VaeCache | None) -> tuple[Tensor, VaeCache]:
+        """Encode the next frames of a stream, all at once; `cache` is None for a stream's beginning.
+
+        A beginning has 1 + 4n frames, every later piece 4n.
+        """
+        if frames.shape[2] % FRAMES_PER_LATENT != (cache is None):
+            start = "1 + 4n frames" if cache is None else "4n frames"
+            raise ValueError(f"{frames.shape[2]} frames given, {start} expected")
+        frames = frames.to(self.mean_C).contiguous(memory_format=torch.channels_last_3d)
+        if cache is not None:
+            return self._run_encoder(frames, cache)
+        slots: list[Tensor | None] = [None] * len(self._encoder_slots)
+        first = self._normalise(self.network.quant_conv(self.network.encoder(frames[:, :, :1], slots, [0])))
+        cache = tuple(
+            tensor if is_resampling else _two_frames(tensor)
+            for tensor, is_resampling in zip(_complete(slots), self._encoder_slots, strict=True)
+        )
+        if frames.shape[2] == 1:
+            return first, cache
+        rest, cache = self._run_encoder(frames[:, :, 1:], cache)
+        return torch.cat([first, rest], dim=2), cache
+
+    @torch.inference_mode()
+    def decode_next(self, latents: Tensor, cache: VaeCache | None) -> tuple[Tensor, VaeCache]:
+        """Decode the next latents of a stream, all at once; `cache` is None for a stream's beginning.
+
+        A stream's first latent frame becomes 1 picture frame, each later one 4.
+        """
+        latents = latents.to(self.mean_C)
+        if cache is not None:
+            return self._run_decoder(latents, cache)
+        slots: list[Tensor | str | None] = [None] * len(self._decoder_slots)
+        hidden = self.network.post_quant_conv(self._denormalise(latents[:, :, :1]))
+        first = self.network.decoder(hidden, slots, [0], first_chunk=True).clamp(-1, 1)
+        cache = _after_first_latent(slots)
+        if latents.shape[2] == 1:
+            return first, cache
+        rest, cache = self._run_decoder(latents[:, :, 1:], cache)
+        return torch.cat([first, rest], dim=2), cache
+
+    def _encode_steady(self, frames: Tensor, cache: VaeCache) -> tuple[Tensor, VaeCache]:
+        slots: list[Tensor | None] = list(cache)
+        hidden = self.network.encoder(frames, slots, [0])
+        return self._normalise(self.network.quant_conv(hidden)), _complete(slots)
+
+    def _decode_steady(self, latents: Tensor, cache: VaeCache) -> tuple[Tensor, VaeCache]:
+        slots: list[Tensor | None] = list(cache)
+        hidden = self.network.post_quant_conv(self._denormalise(latents))
+        frames = self.network.decoder(hidden, slots, [0]).clamp(-1, 1)
+        return frames, _complete(slots)
+
+    def _normalise(self, moments: Tensor) -> Tensor:
+        """Return the normalised mean of the posterior; nothing is sampled."""
+        mean, _ = moments.chunk(2, dim=1)
+        return (mean - _per_channel(self.mean_C)) * _per_channel(self.inverse_std_C)
+
+    def _denormalise(self, latents: Tensor) -> Tensor:
+        return latents / _per_channel(self.inverse_std_C) + _per_channel(self.mean_C)
+
+
+def load_vae(path: Path, *, device: torch.device | str, dtype: torch.dtype) -> StreamingVae:
+    """Load `Wan2.1_VAE.pth`."""
+    state_dict = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    return build_vae(state_dict, device=device, dtype=dtype)
+
+
+def build_vae(
+    state_dict: Mapping[str, Tensor], *, device: torch.device | str, dtype: torch.dtype
+) -> StreamingVae:
+    """Build the autoencoder around the original checkpoint's tensors; its width is read from their shapes."""
+    config = json.loads((files(__package__) / "wan2_1_vae.json").read_text(encoding="utf-8"))
+    config["base_dim"] = state_dict["encoder.conv1.weight"].shape[0]
+    with torch.device("meta"):
+        network = AutoencoderKLWan.from_config(config)
+    network.load_state_dict(convert_wan_vae_to_diffusers(dict(state_dict)), strict=True, assign=True)
+    return StreamingVae(network).to(device=device, dtype=dtype)
+
+
+def cache_bytes(cache: VaeCache) -> int:
+    """Return the memory that a stream's cache holds."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in cache)
+
+
+def _cache_slots(half: nn.Module) -> list[bool]:
+    """Return, for each cached convolution in execution order, whether it changes the frame rate."""
+    names = [name for name, module in half.named_modules() if isinstance(module, WanCausalConv3d)]
+    return [name.endswith("time_conv") for name in names if not name.endswith("conv_shortcut")]
+
+
+def _complete(slots: list[Tensor | None]) -> VaeCache:
+    return tuple(tensor for tensor in slots if tensor is not None)
+
+
+def _two_frames(history: Tensor) -> Tensor:
+    """Put the zeros in front that a causal convolution would pad with anyway: the cache keeps one shape."""
+    return F.pad(history, (0, 0, 0, 0, _HISTORY - history.shape[2], 0))
+
+
+def _after_first_latent(slots: list[Tensor | str | None]) -> VaeCache:
+    """Turn what the first latent leaves behind into tensors of the steady shape.
+
+    An upsampling convolution that has not run yet is only marked; it starts from zeros, in the shape that the
+    convolution before it works in.
+    """
+    cache: list[Tensor] = []
+    for slot in slots:
+        cache.append(_two_frames(slot) if isinstance(slot, Tensor) else torch.zeros_like(cache[-1]))
+    return tuple(cache)
+
+
+def _per_channel(values_C: Tensor) -> Tensor:
+    return values_C.view(1, -1, 1, 1, 1)
+
+
+def _use_channels_last(network: nn.Module) -> None:
+    """Store convolution weights in the layout in which GPUs run them fastest; results stay the same."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv3d):
+            module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last_3d)
+        elif isinstance(module, nn.Conv2d):
+            module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
