@@ -89,8 +89,8 @@ CHARACTERS = (
             comb="out", top_length=0.022, side_length=0.007, volume=0.004, lift=0.8, curl_radius=0.0016,
             curl_length=0.006, clump=0.7, num_strands=45_000, melanin=0.97, redness=0.2,
         ),
-        shot=scene.Shot(width=768, height=960, yaw_degrees=-8, head_share=0.47, key_side=-1.0, key_power=34),
-        skin=(0.185, 0.083, 0.045), blush=(0.21, 0.07, 0.04), lips=(0.21, 0.078, 0.062), iris=(0.03, 0.014, 0.007),
+        shot=scene.Shot(width=680, height=850, yaw_degrees=-8, head_share=0.47, key_side=-1.0, key_power=34),
+        skin=(0.185, 0.083, 0.045), blush=(0.21, 0.07, 0.04), lips=(0.20, 0.055, 0.046), iris=(0.03, 0.014, 0.007),
         sweater=(0.46, 0.19, 0.03), backdrop=((0.03, 0.05, 0.06), (0.14, 0.25, 0.28)), brow_thickness=1.1,
         lash_length=0.7, neckline=(-0.161, -0.092),
     ),
@@ -104,8 +104,8 @@ CHARACTERS = (
             comb="back", top_length=0.13, side_length=0.10, volume=0.022, lift=1.1, comb_reach=0.12,
             curl_radius=0.0025, curl_length=0.07, clump=0.5, num_strands=42_000, melanin=0.10, redness=0.1, grey=0.6,
         ),
-        shot=scene.Shot(width=768, height=960, yaw_degrees=11, head_share=0.47),
-        skin=(0.62, 0.38, 0.28), blush=(0.62, 0.24, 0.19), lips=(0.48, 0.18, 0.16), iris=(0.06, 0.12, 0.19),
+        shot=scene.Shot(width=680, height=850, yaw_degrees=11, head_share=0.47),
+        skin=(0.62, 0.38, 0.28), blush=(0.62, 0.24, 0.19), lips=(0.44, 0.135, 0.12), iris=(0.06, 0.12, 0.19),
         sweater=(0.05, 0.06, 0.16), backdrop=((0.07, 0.09, 0.11), (0.40, 0.46, 0.50)), brow_melanin=0.35,
         brow_thickness=0.8, lash_length=0.8, wrinkles=1.0, neckline=(-0.138, -0.066),
     ),
@@ -124,9 +124,9 @@ CHARACTERS = (
             comb="forward", top_length=0.058, side_length=0.014, volume=0.014, lift=1.0, comb_reach=0.2,
             parting=-0.02, clump=0.75, num_strands=38_000, melanin=0.96, redness=0.2,
         ),
-        shot=scene.Shot(width=1008, height=672, yaw_degrees=-7, head_share=0.56, centre_x=-0.03, aim_drop=0.03,
+        shot=scene.Shot(width=960, height=640, yaw_degrees=-7, head_share=0.56, centre_x=-0.03, aim_drop=0.03,
                         key_side=-1.0),
-        skin=(0.56, 0.34, 0.22), blush=(0.58, 0.25, 0.18), lips=(0.44, 0.17, 0.14), iris=(0.04, 0.018, 0.008),
+        skin=(0.56, 0.34, 0.22), blush=(0.58, 0.25, 0.18), lips=(0.38, 0.115, 0.095), iris=(0.04, 0.018, 0.008),
         sweater=(0.025, 0.03, 0.04), backdrop=((0.06, 0.08, 0.06), (0.30, 0.38, 0.30)), brow_thickness=1.0,
         lash_length=0.6, neckline=(-0.161, -0.091),
     ),
@@ -140,8 +140,8 @@ CHARACTERS = (
             comb="bun", volume=0.008, lift=0.3, comb_reach=9.0, clump=0.3, num_strands=36_000, melanin=0.42,
             redness=1.0,
         ),
-        shot=scene.Shot(width=768, height=960, yaw_degrees=12, head_share=0.47),
-        skin=(0.68, 0.42, 0.31), blush=(0.66, 0.26, 0.19), lips=(0.50, 0.16, 0.14), iris=(0.07, 0.12, 0.06),
+        shot=scene.Shot(width=680, height=850, yaw_degrees=12, head_share=0.47),
+        skin=(0.68, 0.42, 0.31), blush=(0.66, 0.26, 0.19), lips=(0.47, 0.13, 0.115), iris=(0.07, 0.12, 0.06),
         sweater=(0.36, 0.33, 0.28), backdrop=((0.05, 0.08, 0.07), (0.22, 0.36, 0.30)), brow_melanin=0.5,
         freckles=1.0,
     ),
@@ -173,7 +173,10 @@ def render(character: Character, mesh_dir: Path, path: Path, *, samples: int, sc
         wrinkles=character.wrinkles,
     )
     faces = body.faces["body"]
-    faces = faces[body.vertices[faces][:, :, 2].min(axis=1) > frame.eye_z - 0.5]
+    corners = body.vertices[faces]
+    lowest, outermost = corners[:, :, 2].min(axis=1), np.abs(corners[:, :, 0]).max(axis=1)
+    bare = (lowest > frame.eye_z - 0.10) | ((lowest > frame.eye_z - 0.25) & (outermost < 0.08))
+    faces = faces[bare]  # what the sweater hides would only poke through it
     scene.add_mesh(
         "skin", body.vertices, faces, skin, subdivisions=3, lips=lips, blush=blush_mask(body, frame, ears)
     )
