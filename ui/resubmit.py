@@ -65,7 +65,7 @@ def submit_again(studio: Studio, job: Job, wishes: Wishes) -> Job:
         size=job.size_asked,
         engine=job.engine,
         seed=old.seed,
-        face_clicks=wishes.face_clicks or old.face_clicks,
+        face_clicks=None if wishes.whole_picture else wishes.face_clicks or old.face_clicks,
         whole_picture=wishes.whole_picture or old.whole_picture,
     )
     new_job = studio.submit(request, owner=job.owner)

@@ -4,6 +4,7 @@ import { h, icon, setText, whenPresent } from "./dom.js";
 import { Machine } from "./machine.js";
 import { Poller } from "./poller.js";
 import { portraitRow, readSamples, stageCards, voiceChips } from "./samples.js";
+import { followPortraitShape } from "./sizes.js";
 import { Stage } from "./stage.js";
 import { problemText, words } from "./strings.js";
 import { Videos } from "./videos.js";
@@ -156,6 +157,7 @@ function drawInputs() {
   document.getElementById("studio-samples")?.append(portraitRow(samples, fillSample));
   const voices = document.getElementById("studio-voices");
   if (samples.voices.length) voices.append(voiceChips(samples, fillSample));
+  followPortraitShape(samples.tiers);
   if (!navigator.mediaDevices) voices.append(h("p", { class: "la-muted" }, words.microphoneHint));
 }
 

@@ -6,10 +6,10 @@ import { words } from "./strings.js";
 
 const MAX_STAGE_CARDS = 4;
 
-/** Read the list of samples that came with the page. */
+/** Read what came with the page: samples and sizes. */
 export function readSamples() {
   const data = document.getElementById("studio-data");
-  return data ? JSON.parse(data.textContent) : { portraits: [], voices: [] };
+  return JSON.parse(data.textContent);
 }
 
 /** Draw the row of portraits; each fills the portrait and its voice in. */

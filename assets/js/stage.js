@@ -7,6 +7,7 @@ import { Player } from "./player.js";
 import { problemText, words } from "./strings.js";
 
 const REDRAW_MS = 250; // the countdown before playback
+const NEEDS_CLICKS = new Set(["no_face", "bad_clicks"]);
 
 export class Stage {
   /**
@@ -241,7 +242,7 @@ export class Stage {
   actionButtons(job) {
     const button = (className, label, onclick) => h("button", { type: "button", class: `la-button ${className}`, onclick }, label);
     const buttons = [];
-    if (job.diagnosis?.code === "no_face") {
+    if (NEEDS_CLICKS.has(job.diagnosis?.code)) {
       buttons.push(button("primary show-face", words.showFace, () => this.openGuide()));
       buttons.push(button("whole-picture", words.wholePicture, () => this.retry({ whole_picture: true })));
     } else buttons.push(button("primary try-again", words.tryAgain, () => this.retry({})));

@@ -67,3 +67,13 @@ def test_an_engine_that_is_not_there(paced: App, new_page: NewPage, portrait: Pa
     studio.page.locator("#studio-engine label").nth(2).click()
     studio.generate()
     assert "s2v engine is not part" in studio.problem()
+
+
+def test_the_size_cards_follow_the_portraits_shape(paced: App, new_page: NewPage, tmp_path: Path) -> None:
+    upright = tmp_path / "upright.png"
+    Image.new("RGB", (300, 500)).save(upright)
+    studio = new_page(paced).open()
+    cards = studio.page.locator("#studio-size")
+    assert "720×400" in cards.inner_text()
+    studio.page.set_input_files("#studio-portrait input[type=file]", upright)
+    cards.locator("text=400×720").wait_for(timeout=5_000)

@@ -1,0 +1,100 @@
+"""Measure click to first painted frame on the page, with a warm engine: `python -m benchmarks.first_frame`.
+
+Starts the app, gives a portrait and a voice, and presses Generate several times. Prints one JSON object; times are in
+milliseconds and begin with the click. Needs Chromium and playwright.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import statistics
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import sync_playwright
+
+from tests.browser.apps import Studio, real_app
+from ui.samples import load_samples
+
+_ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--autoplay-policy=no-user-gesture-required"]
+
+# Each mark is set once, in milliseconds after the click.
+_WATCH = """() => {
+    const {stage} = window.studio;
+    const marks = window.marks = {};
+    const mark = name => { marks[name] ??= performance.now() - window.studio.clickedAt; };
+    const submitted = window.studio.submitted;
+    window.studio.submitted = function (ticket) { mark("submitted"); return submitted.call(this, ticket); };
+    const append = SourceBuffer.prototype.appendBuffer;
+    SourceBuffer.prototype.appendBuffer = function (data) { mark("first_bytes"); return append.call(this, data); };
+    const submitting = window.studio.submitting;
+    window.studio.submitting = function () {
+        submitting.call(this);
+        stage.video.requestVideoFrameCallback(() => mark("first_frame"));
+    };
+}"""
+
+
+def measure(portrait: Path, voice: Path, *, size: int, rounds: int) -> list[dict[str, float]]:
+    """Return the marks of each round, in milliseconds. `size` is the index of the card that is chosen."""
+    with (
+        tempfile.TemporaryDirectory() as data_dir,
+        real_app(Path(data_dir)) as app,
+        sync_playwright() as playwright,
+    ):
+        browser = playwright.chromium.launch(
+            executable_path=shutil.which("chromium") or "/usr/bin/chromium", args=_ARGUMENTS
+        )
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        studio = Studio(page, app.url).open()
+        page.locator("#studio-top .pill:has-text('Ready')").wait_for(timeout=120_000)
+        studio.give(portrait, voice)
+        page.locator("#studio-size label").nth(size).click()
+        page.evaluate(_WATCH)
+        rows = [_round(studio) for _ in range(rounds)]
+        browser.close()
+    return rows
+
+
+def _round(studio: Studio) -> dict[str, float]:
+    studio.page.evaluate("for (const name of Object.keys(window.marks)) delete window.marks[name]")
+    studio.generate()
+    studio.page.wait_for_function("window.marks.first_frame > 0", timeout=120_000)
+    marks: dict[str, float] = studio.page.evaluate("window.marks")
+    studio.wait_until("job && !job.active", timeout_s=300)
+    assert studio.job()["state"] == "finished", studio.job()
+    marks["frames_per_second"] = studio.job()["fps"]
+    studio.page.wait_for_timeout(1000)
+    return {name: round(value, 1) for name, value in marks.items()}
+
+
+def main() -> None:
+    """Print the measurements as JSON."""
+    samples = load_samples()
+    parser = argparse.ArgumentParser(description="click to first painted frame")
+    parser.add_argument(
+        "--portrait", type=Path, default=samples.portraits[0].path if samples.portraits else None
+    )
+    parser.add_argument("--voice", type=Path, default=samples.voices[0].path if samples.voices else None)
+    parser.add_argument("--size", choices=["auto", "small", "standard", "large"], default="auto")
+    parser.add_argument("--rounds", type=int, default=5)
+    given = parser.parse_args()
+    if not given.portrait or not given.voice:
+        parser.error("there are no samples; give --portrait and --voice")
+    size = ["auto", "small", "standard", "large"].index(given.size)
+    rows = measure(given.portrait, given.voice, size=size, rounds=given.rounds)
+    report: dict[str, Any] = {
+        "portrait": given.portrait.name,
+        "voice": given.voice.name,
+        "size": given.size,
+        "first_frame_ms_median": statistics.median(row["first_frame"] for row in rows),
+        "rounds": rows,
+    }
+    print(json.dumps(report, indent=2))
+
+
+if __name__ == "__main__":
+    main()
