@@ -34,6 +34,7 @@ FOREHEAD_ABOVE = 1.1  # the forehead follows the brow over this height
 MAX_BROW = 0.22
 MAX_GAZE_X = 0.30
 MAX_GAZE_Y = 0.18  # as a share of the opening
+SKIN_HUE_TOLERANCE = 16.0  # in the colour plane of Lab, in steps of 8-bit values
 LID_SHADOW = 0.25  # how much the lid darkens the eyeball just below it
 STILL = 1e-3  # smaller motions are not worth drawing
 
@@ -158,14 +159,22 @@ def _surrounding_skin(picture: Picture, u: Floats, v: Floats, crease: Floats, lo
     """The colours of the skin around the eye, continued over the opening; brows, hair and rims are left out."""
     opening = (np.abs(u) < 1.18) & (v > crease - 0.04) & (v < lower + 0.12)
     ring = ~opening & (np.abs(u) < 1.5) & (v > crease - 0.55) & (v < lower + 0.6)
-    luminance = cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY).astype(np.float32)
     if not ring.any():
         return picture.astype(np.float32)
-    typical = float(np.percentile(luminance[ring], 60))
-    skin = ring & (luminance > 0.72 * typical) & (luminance < 1.35 * typical)
-    filled = fill_smoothly(picture, skin)
+    filled = fill_smoothly(picture, ring & _has_usual_colour(picture, ring))
     soft = max(0.6, 0.12 / float(np.abs(np.diff(u[0])).mean() + 1e-6))
     return np.asarray(cv2.GaussianBlur(filled, (0, 0), soft), np.float32)
+
+
+def _has_usual_colour(picture: Picture, ring: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The pixels whose brightness and hue are those of most of `ring`: skin, as opposed to hair or eyeball."""
+    lab = cv2.cvtColor(picture, cv2.COLOR_BGR2LAB).astype(np.float32)
+    lightness, hue = lab[..., 0], lab[..., 1:]
+    typical = float(np.percentile(lightness[ring], 60))  # of the ring the darker part is brows and shadow
+    is_as_bright = (lightness > 0.78 * typical) & (lightness < 1.25 * typical)
+    usual_hue = np.median(hue[ring & is_as_bright], axis=0)
+    has_hue = np.linalg.norm(hue - usual_hue, axis=-1) < SKIN_HUE_TOLERANCE
+    return np.asarray(is_as_bright & has_hue)
 
 
 def _lash_darkness(
@@ -182,7 +191,8 @@ def _lash_darkness(
 def _mirrored_texture(picture: Picture, frame: CornerFrame, u: Floats, v: Floats, lower: Floats) -> Floats:
     """The fine grain of the cheek below the eye, mirrored up over the lid, so that the lid is not smoother."""
     blurred = cv2.GaussianBlur(picture.astype(np.float32), (0, 0), max(0.8, 0.08 * frame.half_width))
-    grain = np.clip(picture.astype(np.float32) - blurred, -8, 8)
+    detail = picture.astype(np.float32) - blurred
+    grain = np.where(np.abs(detail) < 6, detail, 0)  # more than that is an edge, which must not be mirrored
     shift_v = 2 * (lower + 0.22 - v)
     step_x, step_y = frame.half_width * frame.v_axis
     rows, columns = v.shape
@@ -224,7 +234,9 @@ def _close_lid(eye: _Eye, patch: Picture, blink: float) -> Picture:
     result = patch.astype(np.float32) * (1 - shadow)[..., None]
 
     beyond_lower_edge = np.clip((eye.v - lower_edge) / (2 * softness) + 0.5, 0, 1)
-    lower_cover = beyond_lower_edge * (1 - smoothstep(eye.v, eye.lower + 0.10, eye.lower + 0.26))
+    # Round eyes reach further below the curve through their points than narrow ones.
+    reach = 0.04 + 0.2 * float((eye.lower - eye.upper).max())
+    lower_cover = beyond_lower_edge * (1 - smoothstep(eye.v, eye.lower + reach, eye.lower + reach + 0.16))
     result += (eye.closed - result) * (lower_cover * between_corners * smoothstep(blink, 0.5, 1.0))[..., None]
 
     # The upper lid reaches to the tips of its lashes, and above to its crease, where it blends with the skin.
