@@ -234,8 +234,8 @@ def _close_lid(eye: _Eye, patch: Picture, blink: float) -> Picture:
     result = patch.astype(np.float32) * (1 - shadow)[..., None]
 
     beyond_lower_edge = np.clip((eye.v - lower_edge) / (2 * softness) + 0.5, 0, 1)
-    # Round eyes reach further below the curve through their points than narrow ones.
-    reach = 0.04 + 0.2 * float((eye.lower - eye.upper).max())
+    # Towards their corners, round eyes reach below the curve through their points.
+    reach = 0.08 + 0.22 * float((eye.lower - eye.upper).max()) * eye.u**2
     lower_cover = beyond_lower_edge * (1 - smoothstep(eye.v, eye.lower + reach, eye.lower + reach + 0.16))
     result += (eye.closed - result) * (lower_cover * between_corners * smoothstep(blink, 0.5, 1.0))[..., None]
 
