@@ -236,7 +236,7 @@ def _close_lid(eye: _Eye, patch: Picture, blink: float) -> Picture:
     beyond_lower_edge = np.clip((eye.v - lower_edge) / (2 * softness) + 0.5, 0, 1)
     # Towards their corners, round eyes reach below the curve through their points.
     reach = 0.08 + 0.22 * float((eye.lower - eye.upper).max()) * eye.u**2
-    lower_cover = beyond_lower_edge * (1 - smoothstep(eye.v, eye.lower + reach, eye.lower + reach + 0.16))
+    lower_cover = beyond_lower_edge * (1 - smoothstep(eye.v - eye.lower - reach, 0.0, 0.16))
     result += (eye.closed - result) * (lower_cover * between_corners * smoothstep(blink, 0.5, 1.0))[..., None]
 
     # The upper lid reaches to the tips of its lashes, and above to its crease, where it blends with the skin.
