@@ -42,6 +42,9 @@ MAX_PROPOSALS = 12
 SCAN_RADII = (0.7, 0.5, 0.36, 0.26, 0.18)  # crop radius as a share of the picture's shorter side
 RATING_BATCH = 24  # crops between two looks at the clock
 MIN_FACE_WIDTH_PX = 10.0
+MIN_FACE_SHARE = (
+    0.10  # of the picture's shorter side: smaller ones are no portraits, and letters look like them
+)
 NUM_PASSES = 3
 # Shift right, shift down and scale of the crops of the last pass, in crop radii.
 LAST_LOOKS = ((0.0, 0.0, 1.0), (0.05, 0.0, 1.06), (-0.05, 0.03, 0.95), (0.0, -0.05, 1.1), (0.0, 0.05, 0.9))
@@ -326,7 +329,8 @@ def _is_plausible(fit: _Fit, width: int, height: int) -> bool:
     chin_below = float((fit.points[net_points.CHIN] - mouth) @ down) > 0
     features = fit.points[: net_points.NOSE_TIP]
     inside = ((features >= 0) & (features < [width, height])).all(axis=1).mean()
-    return _is_upright(fit) and chin_below and inside > 0.8 and 2 * fit.half_width >= MIN_FACE_WIDTH_PX
+    large_enough = 2 * fit.half_width >= max(MIN_FACE_WIDTH_PX, MIN_FACE_SHARE * min(width, height))
+    return _is_upright(fit) and chin_below and inside > 0.8 and large_enough
 
 
 def _each_face_once(fits: list[_Fit]) -> list[_Fit]:
