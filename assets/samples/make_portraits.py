@@ -124,7 +124,7 @@ CHARACTERS = (
             comb="forward", top_length=0.058, side_length=0.014, volume=0.014, lift=1.0, comb_reach=0.2,
             parting=-0.02, clump=0.75, num_strands=38_000, melanin=0.96, redness=0.2,
         ),
-        shot=scene.Shot(width=960, height=640, yaw_degrees=-7, head_share=0.56, centre_x=-0.03, aim_drop=0.03,
+        shot=scene.Shot(width=1120, height=760, yaw_degrees=-7, head_share=0.56, centre_x=-0.03, aim_drop=0.03,
                         key_side=-1.0),
         skin=(0.56, 0.34, 0.22), blush=(0.58, 0.25, 0.18), lips=(0.38, 0.115, 0.095), iris=(0.04, 0.018, 0.008),
         sweater=(0.025, 0.03, 0.04), backdrop=((0.06, 0.08, 0.06), (0.30, 0.38, 0.30)), brow_thickness=1.0,
