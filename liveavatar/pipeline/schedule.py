@@ -30,7 +30,7 @@ def noise_schedule(num_steps: int) -> NoiseSchedule:
     smallest = _shift(np.array(1 / TRAIN_TIMESTEPS))
     levels = np.linspace(1.0, smallest, num_steps)
     sigmas = _shift(levels).astype(np.float32)
-    timesteps = (_shift(levels) * TRAIN_TIMESTEPS).astype(np.float32)
+    timesteps = sigmas * np.float32(TRAIN_TIMESTEPS)
     return NoiseSchedule(
         sigmas=(*(float(sigma) for sigma in sigmas), 0.0),
         timesteps=tuple(float(timestep) for timestep in timesteps),
