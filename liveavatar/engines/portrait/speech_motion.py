@@ -2,14 +2,15 @@
 
 The net sees one window of a recording at a time, with enough context on both sides that the result does not
 depend on where windows begin. What must be known about the whole recording (level, the voice's mean
-spectrum, how far this voice opens the mouth) is measured first, on at most a minute of it, so an hour of
-speech delivers its first frames as fast as ten seconds do.
+spectrum, its vocal tract, how far it opens the mouth) is measured first, on at most a minute of it, so an
+hour of speech delivers its first frames as fast as a minute does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from liveavatar.engines.portrait.speech_net import (
     load_speech_net,
     loud_mean,
     normalise_mel,
+    warp_bands,
 )
 from liveavatar.engines.portrait.voice_level import FRAME_SAMPLES, VoiceLevel, measure_level, voice_activity
 
@@ -34,12 +36,18 @@ DEFAULT_WEIGHTS = Path(__file__).parent / "weights" / "speech.safetensors"
 LOUD_RMS = 0.15  # recordings are brought to this level of their loud frames before the net hears them
 WINDOW_FRAMES = 20 * FPS  # video frames per pass of the net
 EXCERPT_FRAMES = 5 * FPS
+_TRACT_FACTORS = (0.88, 0.92, 0.96, 1.0, 1.04, 1.08, 1.12)  # training heard 0.86 to 1.16
 NUM_EXCERPTS = 12  # a minute of active speech is enough to know a voice
 
-_SMOOTHING_FRAMES = 2  # reach of the longest smoothing kernel on each side
+_SMOOTHING_FRAMES = 3  # how far `shape_mouth` looks to each side: the widest kernel and one frame of silence
 _FULL_OPENING = 0.80  # where the widest vowels of every voice should come out
 _MAX_OPENING_GAIN = 1.6
-_RESIDUAL_OPENING = 0.03  # what the net leaves open when it means shut
+_ROUNDING_GAIN = 1.2  # voices that training did not hear come out less rounded than their sounds ask for
+_SILENCE_SHUTS = 0.85  # how much of the mouth the net's certainty of silence may take back
+# From "perhaps" to "certainly": class probabilities, and the net's own press channel.
+_BILABIAL_RANGE = (0.25, 0.65)
+_PRESS_RANGE = (0.50, 0.80)
+_LABIODENTAL_RANGE = (0.30, 0.70)
 _JAW, _OPEN, _WIDE, _ROUND, _PRESS, _FV, _TEETH, _TONGUE = range(len(MOUTH_CHANNELS))
 
 
@@ -50,7 +58,8 @@ class _Voice:
     level: VoiceLevel
     gain: float  # brings loud frames to LOUD_RMS
     mel_mean: torch.Tensor  # (1, 48, 1)
-    opening_gain: float
+    tract_factor: float = 1.0  # for `warp_bands`
+    opening_gain: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,33 +105,42 @@ class SpeechAnalyser:
 
     def _know_voice(self, samples: Floats) -> _Voice:
         level = measure_level(samples)
-        unknown = torch.zeros(1, 1, 1)
         if level.loud_rms == 0:
-            return _Voice(level=level, gain=0.0, mel_mean=unknown, opening_gain=1.0)
-        voice = _Voice(level=level, gain=LOUD_RMS / level.loud_rms, mel_mean=unknown, opening_gain=1.0)
+            return _Voice(level=level, gain=0.0, mel_mean=torch.zeros(1, 1, 1))
+        gain = LOUD_RMS / level.loud_rms
         excerpts = choose_excerpts(level.activity)
-        mels = [self._log_mel(samples, voice, start, end) for start, end in excerpts]
-        mel_mean = loud_mean(torch.cat(mels, dim=2))
-        voice = _Voice(level=level, gain=voice.gain, mel_mean=mel_mean, opening_gain=1.0)
-        openings = [self._run_net(samples, voice, start, end).mouth[:, _OPEN] for start, end in excerpts]
+        mels = [self._log_mel(samples, level, gain, start, end) for start, end in excerpts]
+        voice = _Voice(level=level, gain=gain, mel_mean=loud_mean(torch.cat(mels, dim=2)))
+        voice = replace(voice, tract_factor=self._tract_factor(normalise_mel(mels[0], voice.mel_mean)))
+        outputs = [self._run_net(samples, voice, start, end) for start, end in excerpts]
+        openings = np.concatenate([output.mouth[:, _OPEN] for output in outputs])
         spoken = np.concatenate([level.activity[start:end] for start, end in excerpts]) > 0.5
-        opening_gain = _opening_gain(np.concatenate(openings)[spoken])
-        return _Voice(level=level, gain=voice.gain, mel_mean=mel_mean, opening_gain=opening_gain)
+        return replace(voice, opening_gain=_opening_gain(openings[spoken]))
 
-    def _log_mel(self, samples: Floats, voice: _Voice, start: int, end: int) -> torch.Tensor:
+    def _tract_factor(self, mel: torch.Tensor) -> float:
+        """Return the warp of the mel bands under which the net recognises the sounds most surely."""
+        with torch.inference_mode(), _one_thread():
+            certainty = [
+                float(self._net(warp_bands(mel, factor))[1].softmax(dim=1).amax(dim=1).mean())
+                for factor in _TRACT_FACTORS
+            ]
+        return _TRACT_FACTORS[int(np.argmax(certainty))]
+
+    def _log_mel(self, samples: Floats, level: VoiceLevel, gain: float, start: int, end: int) -> torch.Tensor:
         """Return the log-mel (1, 48, F) of video frames start..end; beyond the recording there is silence."""
         first, last = start * FRAME_SAMPLES - MEL_MARGIN, end * FRAME_SAMPLES + MEL_MARGIN
         inside = samples[max(0, first) : max(0, last)]
-        levelled = (inside - np.float32(voice.level.offset)) * np.float32(voice.gain)
+        levelled = (inside - np.float32(level.offset)) * np.float32(gain)
         before = max(0, -first)
         padded = np.pad(levelled, (before, last - first - before - len(levelled)))
-        return torch.from_numpy(log_mel(padded)).T[None]
+        return torch.from_numpy(log_mel(padded)).T[None].contiguous()
 
     def _run_net(self, samples: Floats, voice: _Voice, start: int, end: int) -> _NetOutput:
         """Return the net's outputs for video frames start..end, computed with full context."""
-        mel = self._log_mel(samples, voice, start - LEFT_CONTEXT_FRAMES, end + RIGHT_CONTEXT_FRAMES)
-        with torch.inference_mode():
-            mouth, logits = self._net(normalise_mel(mel, voice.mel_mean))
+        first, last = start - LEFT_CONTEXT_FRAMES, end + RIGHT_CONTEXT_FRAMES
+        mel = normalise_mel(self._log_mel(samples, voice.level, voice.gain, first, last), voice.mel_mean)
+        with torch.inference_mode(), _one_thread():
+            mouth, logits = self._net(warp_bands(mel, voice.tract_factor))
             probabilities = logits.softmax(dim=1)
         inner = slice(LEFT_CONTEXT_FRAMES, LEFT_CONTEXT_FRAMES + end - start)
         return _NetOutput(
@@ -142,6 +160,17 @@ class SpeechAnalyser:
         activity = np.pad(voice.level.activity[inside], (max(0, -first), max(0, last - num_frames)))
         mouth = shape_mouth(output, activity, voice.opening_gain)
         return np.ascontiguousarray(mouth[_SMOOTHING_FRAMES:-_SMOOTHING_FRAMES])
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Run the net on one thread: it is so small that waiting for a second, busy core costs ten times more."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def choose_excerpts(activity: Floats) -> list[tuple[int, int]]:
@@ -168,11 +197,15 @@ def shape_mouth(output: _NetOutput, activity: Floats, opening_gain: float) -> Fl
     """Turn raw net outputs into channels (T, 8) that rest in pauses and close fully where lips must meet."""
     mouth = np.clip(output.mouth, 0, None)
     mouth[:, _WIDE] = output.mouth[:, _WIDE]
-    mouth[:, _OPEN] = np.clip(mouth[:, _OPEN] - _RESIDUAL_OPENING, 0, None) * opening_gain
+    mouth[:, _OPEN] *= opening_gain
     mouth[:, _JAW] *= 0.5 + 0.5 * opening_gain
-    speaking = activity * (1 - 0.85 * output.silence)
-    lips_meet = _certainty(output.bilabial, 0.25, 0.65)
-    lip_on_teeth = 0.9 * _certainty(output.labiodental, 0.30, 0.70)
+    mouth[:, [_WIDE, _ROUND]] *= _ROUNDING_GAIN
+    # The gaps of stop consonants are silent too; only silence that lasts may shut the mouth.
+    speaking = activity * (1 - _SILENCE_SHUTS * _minimum_of_three(output.silence))
+    lips_meet = np.maximum(
+        _certainty(output.bilabial, *_BILABIAL_RANGE), _certainty(output.mouth[:, _PRESS], *_PRESS_RANGE)
+    )
+    lip_on_teeth = 0.9 * _certainty(output.labiodental, *_LABIODENTAL_RANGE)
     press = np.maximum(mouth[:, _PRESS], lips_meet)
     mouth *= speaking[:, None]
     mouth[:, _PRESS] = press
@@ -188,6 +221,11 @@ def shape_mouth(output: _NetOutput, activity: Floats, opening_gain: float) -> Fl
 
 def _certainty(probability: Floats, low: float, high: float) -> Floats:
     return np.asarray(np.clip((probability - low) / (high - low), 0, 1), np.float32)
+
+
+def _minimum_of_three(track: Floats) -> Floats:
+    padded = np.pad(track, 1, mode="edge")
+    return np.asarray(np.minimum(np.minimum(padded[:-2], padded[2:]), track), np.float32)
 
 
 def _smooth(track: Floats, kernel: tuple[float, ...]) -> Floats:

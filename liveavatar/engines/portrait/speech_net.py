@@ -77,6 +77,14 @@ def normalise_mel(mel_BCF: Tensor, mean_BC1: Tensor) -> Tensor:
     return ((mel_BCF - mean_BC1) / MEL_SPREAD).clamp(-4, 3)
 
 
+def warp_bands(mel_BCF: Tensor, factor: float) -> Tensor:
+    """Read every mel band at `factor` times its place: undoes a vocal tract shorter (> 1) than the usual."""
+    positions_C = (torch.arange(NUM_MELS, dtype=torch.float32) * factor).clamp(max=NUM_MELS - 1)
+    below_C = positions_C.long().clamp(max=NUM_MELS - 2)
+    part_C1 = (positions_C - below_C)[:, None]
+    return mel_BCF[:, below_C] * (1 - part_C1) + mel_BCF[:, below_C + 1] * part_C1
+
+
 def load_speech_net(path: Path) -> SpeechNet:
     """Load weights (half precision on disk) for inference on the CPU."""
     state = {

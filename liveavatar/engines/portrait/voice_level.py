@@ -11,10 +11,10 @@ from liveavatar.engines.portrait.motion import FPS, Floats
 
 FRAME_SAMPLES = SAMPLE_RATE // FPS  # samples per video frame: 40 ms
 SILENCE_DB = -66.0  # a recording whose loudest frames stay below this is taken as silent (full scale = 0 dB)
-SPEECH_RANGE_DB = 42.0  # frames further below the loud ones are never speech
+SPEECH_RANGE_DB = 35.0  # frames further below the loud ones are never speech
 ABOVE_FLOOR_DB = 4.0  # nor are frames this close to the recording's own noise floor
 RAMP_DB = 8.0  # from silence to certain speech
-HOLD_FRAMES = 2  # stop consonants are silent for up to 80 ms inside a word
+HOLD = (0.2, 0.05)  # activity one and two frames away from speech: stop consonants are silent inside words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,11 +75,10 @@ def _frame_rms(samples: Floats, offset: float) -> Floats:
 
 
 def _hold(speech: Floats) -> Floats:
-    """Widen speech by HOLD_FRAMES on both sides, falling off, then round the corners."""
+    """Widen speech on both sides by HOLD, then round the corners."""
     held = speech.copy()
-    for shift in range(1, HOLD_FRAMES + 1):
-        strength = np.float32(1 - 0.2 * shift)
-        held[shift:] = np.maximum(held[shift:], speech[:-shift] * strength)
-        held[:-shift] = np.maximum(held[:-shift], speech[shift:] * strength)
+    for shift, strength in enumerate(HOLD, start=1):
+        held[shift:] = np.maximum(held[shift:], speech[:-shift] * np.float32(strength))
+        held[:-shift] = np.maximum(held[:-shift], speech[shift:] * np.float32(strength))
     padded = np.pad(held, 1, mode="edge")
     return np.asarray(0.15 * padded[:-2] + 0.7 * padded[1:-1] + 0.15 * padded[2:], np.float32)

@@ -2,8 +2,8 @@
 
     python -m liveavatar.engines.portrait.training.train_speech --data DIR --out FILE.safetensors --minutes 7
 
-uses a GPU if there is one (7 minutes are enough; on two CPU cores take 60). It prints scores on the held-out
-voices as it goes and also saves snapshots (FILE-1.safetensors, ...): scores on synthetic speech keep rising
+uses a GPU if there is one (7 minutes are enough; on two CPU cores take 60). It prints scores on the voice
+left out as it goes and also saves snapshots (FILE-1.safetensors, ...): scores on synthetic speech keep rising
 after real recordings have stopped to profit, so the shipped weights are chosen among the snapshots by
 `benchmarks.portrait_speech`, which looks at both.
 
@@ -28,7 +28,12 @@ from liveavatar.engines.portrait.mel import NUM_MELS, POWER_FLOOR
 from liveavatar.engines.portrait.motion import MOUTH_CHANNELS
 from liveavatar.engines.portrait.phones import BILABIAL_CLASS
 from liveavatar.engines.portrait.speech_net import MEL_PER_FRAME, SpeechNet, loud_mean, normalise_mel
-from liveavatar.engines.portrait.training.speech_data import MELS_OFFSET, MELS_SCALE
+from liveavatar.engines.portrait.training.speech_data import (
+    FIXTURE_VOICE,
+    FLITE_VOICES,
+    MELS_OFFSET,
+    MELS_SCALE,
+)
 
 WINDOW_FRAMES = 110  # video frames per training example: 4.4 s
 BATCH = 96
@@ -56,16 +61,20 @@ class Batch:
     classes: Tensor
 
 
-def load_corpus(files: list[Path], device: torch.device) -> Corpus:
-    """Read data files into one corpus on `device`. Raises ValueError if there are none."""
-    if not files:
-        raise ValueError("no data files; run speech_data first")
-    parts = [np.load(file) for file in files]
-    mels, targets, classes = (
-        torch.from_numpy(np.concatenate([part[name] for part in parts])).to(device)
-        for name in ("mels", "targets", "classes")
-    )
-    return Corpus(mels=mels, targets=targets, classes=classes)
+def load_corpus(files: list[Path], device: torch.device, *, left_out: str, only: bool = False) -> Corpus:
+    """Read data files without the clips of one voice, or with `only` those. Raises ValueError if none remain."""
+    mels, targets, classes = [], [], []
+    for file in files:
+        data = np.load(file)
+        wanted = (data["voices"] == left_out) == only
+        frames = np.repeat(wanted, data["lengths"])
+        mels.append(data["mels"][np.repeat(frames, MEL_PER_FRAME)])
+        targets.append(data["targets"][frames])
+        classes.append(data["classes"][frames])
+    if not any(map(len, classes)):
+        raise ValueError("no clips to train on or to score; run speech_data first")
+    parts = (torch.from_numpy(np.concatenate(arrays)).to(device) for arrays in (mels, targets, classes))
+    return Corpus(**dict(zip(("mels", "targets", "classes"), parts, strict=True)))
 
 
 def cut_batch(corpus: Corpus, starts_B: Tensor, num_frames: int, max_stretch: float) -> Batch:
@@ -208,8 +217,8 @@ def describe(net: SpeechNet, heldout: Corpus) -> str:
 class Average:
     """An exponential moving average of the weights: what is scored and saved."""
 
-    def __init__(self, net: SpeechNet, channels: int) -> None:
-        self.net = SpeechNet(channels).to(next(net.parameters()).device)
+    def __init__(self, net: SpeechNet) -> None:
+        self.net = SpeechNet().to(next(net.parameters()).device)
         self.net.load_state_dict(net.state_dict())
 
     @torch.no_grad()
@@ -232,13 +241,13 @@ class Average:
         )
 
 
-def train(data: Path, out: Path, minutes: float, channels: int) -> None:
+def train(data: Path, out: Path, minutes: float, left_out: str) -> None:
     """Train for `minutes` with a cosine schedule over time, printing scores and saving snapshots."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    corpus = load_corpus(sorted(data.glob("train-*.npz")), device)
-    heldout = load_corpus(sorted(data.glob("heldout-*.npz")), device)
-    net = SpeechNet(channels).to(device)
-    average = Average(net, channels)
+    corpus = load_corpus(sorted(data.glob("train-*.npz")), device, left_out=left_out)
+    heldout = load_corpus(sorted(data.glob("heldout-*.npz")), device, left_out=left_out, only=True)
+    net = SpeechNet().to(device)
+    average = Average(net)
     optimiser = torch.optim.AdamW(net.parameters(), PEAK_LEARNING_RATE, weight_decay=0.02)
     weights_M1 = torch.tensor(CHANNEL_WEIGHTS, device=device)[:, None]
     last_start = len(corpus.classes) - 2 * WINDOW_FRAMES
@@ -276,10 +285,12 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder that speech_data filled")
     parser.add_argument("--out", type=Path, required=True, help="weights file to write")
     parser.add_argument("--minutes", type=float, default=7.0)
-    parser.add_argument("--channels", type=int, default=160, help="width of the net")
+    parser.add_argument(
+        "--leave-out", default=FIXTURE_VOICE, choices=FLITE_VOICES, help="voice kept for scoring"
+    )
     options = parser.parse_args()
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    train(options.data, options.out, options.minutes, options.channels)
+    train(options.data, options.out, options.minutes, options.leave_out)
 
 
 if __name__ == "__main__":
