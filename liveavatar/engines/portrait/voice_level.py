@@ -12,8 +12,11 @@ from liveavatar.engines.portrait.motion import FPS, Floats
 FRAME_SAMPLES = SAMPLE_RATE // FPS  # samples per video frame: 40 ms
 SILENCE_DB = -66.0  # a recording whose loudest frames stay below this is taken as silent (full scale = 0 dB)
 SPEECH_RANGE_DB = 35.0  # frames further below the loud ones are never speech
-ABOVE_FLOOR_DB = 4.0  # nor are frames this close to the recording's own noise floor
-RAMP_DB = 8.0  # from silence to certain speech
+ABOVE_FLOOR_DB = 3.0  # nor are frames this close to the recording's own noise floor
+RAMP_SHARE = (
+    0.2  # of the range above the threshold leads from silence to certain speech: 7 dB in a quiet room
+)
+SHORTEST_RAMP_DB = 3.0
 HOLD = (0.2, 0.05)  # activity one and two frames away from speech: stop consonants are silent inside words
 
 
@@ -48,7 +51,8 @@ def measure_level(samples: Floats) -> VoiceLevel:
     # Digital silence between takes says nothing about the noise under the voice.
     floor_db = float(np.percentile(level_db[level_db > loud_db - 60], 5))
     threshold_db = max(floor_db + ABOVE_FLOOR_DB, loud_db - SPEECH_RANGE_DB)
-    speech = np.clip((level_db - threshold_db) / RAMP_DB, 0, 1)
+    ramp_db = max(RAMP_SHARE * (loud_db - threshold_db), SHORTEST_RAMP_DB)
+    speech = np.clip((level_db - threshold_db) / ramp_db, 0, 1)
     return VoiceLevel(
         offset=offset, loud_rms=10 ** (loud_db / 20), energy=energy, activity=_hold(speech.astype(np.float32))
     )
