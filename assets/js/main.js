@@ -12,7 +12,7 @@ import { Videos } from "./videos.js";
 const JOB_KEY = "liveavatar-job";
 const LOST_AFTER = 2; // failures in a row before the page says so
 
-const samples = readSamples();
+let samples;
 let stage;
 let machine;
 let videos;
@@ -153,19 +153,32 @@ function drawTop(host) {
   host.append(h("div", { class: "brand" }, h("span", { class: "logo", "aria-hidden": "true" }), h("h1", {}, "LiveAvatar Studio")), pill);
 }
 
-function drawInputs() {
-  document.getElementById("studio-samples")?.append(portraitRow(samples, fillSample));
-  const voices = document.getElementById("studio-voices");
+async function drawInputs(voices) {
+  if (samples.portraits.length) (await whenPresent("studio-samples")).append(portraitRow(samples, fillSample));
   if (samples.voices.length) voices.append(voiceChips(samples, fillSample));
   followPortraitShape(samples.tiers);
   if (!navigator.mediaDevices) voices.append(h("p", { class: "la-muted" }, words.microphoneHint));
 }
 
+const PLACES = [
+  "studio-data",
+  "studio-top",
+  "studio-stage",
+  "studio-machine",
+  "studio-videos",
+  "studio-portrait",
+  "studio-voices",
+  "studio-size",
+  "studio-problem",
+  "studio-generate",
+];
+
 async function start() {
-  const parts = ["studio-top", "studio-stage", "studio-machine", "studio-videos", "studio-problem", "studio-voices"];
-  const hosts = Object.fromEntries(await Promise.all(parts.map(async (id) => [id, await whenPresent(id)])));
+  const found = await Promise.all(PLACES.map(whenPresent)); // Gradio draws its parts in no certain order
+  const hosts = Object.fromEntries(PLACES.map((id, index) => [id, found[index]]));
+  samples = readSamples(hosts["studio-data"]);
   drawTop(hosts["studio-top"]);
-  drawInputs();
+  await drawInputs(hosts["studio-voices"]);
   banner = h("p", { class: "la-note error banner", role: "alert" });
   hosts["studio-stage"].before(banner);
   stage = new Stage(hosts["studio-stage"], {

@@ -7,8 +7,7 @@ import { words } from "./strings.js";
 const MAX_STAGE_CARDS = 4;
 
 /** Read what came with the page: samples and sizes. */
-export function readSamples() {
-  const data = document.getElementById("studio-data");
+export function readSamples(data) {
   return JSON.parse(data.textContent);
 }
 
