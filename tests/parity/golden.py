@@ -20,10 +20,6 @@ from torch import Tensor
 # Tensors of every other kind were stored as bfloat16 only where that loses nothing: they are float32.
 KINDS_WITH_REAL_BF16 = ("transformer_bf16", "fp8")
 
-# The largest error with which a case of a kind passes; see each case runner for what its errors are.
-LIMITS = {"transformer": 1e-5, "transformer_bf16": 1.2}
-LIMIT_OF_OTHER_MODULES = 1e-4
-
 
 @dataclass(frozen=True, kw_only=True)
 class GoldenCase:

@@ -41,3 +41,15 @@ def test_generated_code_gives_the_same_numbers() -> None:
     for block in range(4):
         velocity = stream.run(block, forward=compiled)
         assert relative_error(velocity, expected.run(block)) < 1e-5
+
+
+def test_one_graph_of_a_layer_serves_all_layers_and_blocks() -> None:
+    """Compiling layer by layer takes a fraction of the time; the layers share the result."""
+    model = tiny_model(num_layers=4, audio_inject_layers=[0, 2])
+    stream, expected = TinyStream(model), TinyStream(model)
+    expected_velocities = [expected.run(block) for block in range(6)]
+    counter = CompileCounterWithBackend("aot_eager")
+    model.compile_repeated_blocks(fullgraph=True, backend=counter)
+    for block, velocity in enumerate(expected_velocities):
+        assert relative_error(stream.run(block), velocity) < 1e-6
+    assert counter.frame_count == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -27,8 +28,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny checkpoint in several files, with the index and config.json of the published one."""
     path = tmp_path_factory.mktemp("checkpoint")
     tiny_model().bfloat16().save_pretrained(path, max_shard_size="100KB")
-    config = path / "config.json"
-    config.write_text(config.read_text().replace('"S2VTransformer"', '"WanModel_S2V"'))
+    config_path = path / "config.json"
+    config = json.loads(config_path.read_text())
+    config |= {"_class_name": "WanModel_S2V", "an_entry_without_effect": 1024}
+    config_path.write_text(json.dumps(config))
     return path
 
 

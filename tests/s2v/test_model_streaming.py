@@ -149,3 +149,15 @@ def test_no_pose_equals_a_pose_of_zeros() -> None:
     arguments = (stream.latents, stream.time, stream.text, stream.audio, position, stream.cache)
     with_zeros = stream.model(*arguments, pose_CFhw=torch.zeros_like(stream.latents))
     assert relative_error(stream.model(*arguments), with_zeros) < NEAR_EXACT
+
+
+def test_several_actors_without_masks_are_refused() -> None:
+    stream = TinyStream(tiny_model())
+    stream.audio = stream.model.encode_audio(torch.randn(2, 25, 8, 12))
+    with pytest.raises(ValueError, match="2 actors need masks"):
+        stream.run(0)
+
+
+def test_speech_enters_after_the_named_blocks_only() -> None:
+    model = tiny_model(num_layers=12, audio_inject_layers=[1])
+    assert set(TinyStream(model).audio) == {1}

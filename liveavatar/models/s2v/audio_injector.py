@@ -62,7 +62,13 @@ class AudioInjector(nn.Module):
     def forward(
         self, x_FSD: Tensor, block_index: int, condition: AudioCondition, actor_masks_AFS1: Tensor | None
     ) -> Tensor:
-        """Return what is to be added to the tokens after a block, summed over the actors. Tokens are float32."""
+        """Return what is to be added to the tokens after a block, summed over the actors. Tokens are float32.
+
+        Raises ValueError for several actors without masks: every voice would move every face.
+        """
+        num_actors = condition.shift_AF1D.shape[0]
+        if num_actors > 1 and actor_masks_AFS1 is None:
+            raise ValueError(f"{num_actors} actors need masks that say where each of them is")
         attention = self.injector[self.block_indices.index(block_index)]
         normalised = F.layer_norm(x_FSD, x_FSD.shape[-1:], eps=1e-5)
         modulated_AFSD = normalised * (1 + condition.scale_AF1D.float()) + condition.shift_AF1D.float()
