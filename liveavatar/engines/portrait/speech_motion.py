@@ -37,6 +37,7 @@ LOUD_RMS = 0.15  # recordings are brought to this level of their loud frames bef
 WINDOW_FRAMES = 20 * FPS  # video frames per pass of the net
 EXCERPT_FRAMES = 5 * FPS
 _TRACT_FACTORS = (0.88, 0.92, 0.96, 1.0, 1.04, 1.08, 1.12)  # training heard 0.86 to 1.16
+_TRACT_MEL_FRAMES = 2000  # 20 s decide about the vocal tract
 NUM_EXCERPTS = 12  # a minute of active speech is enough to know a voice
 
 _SMOOTHING_FRAMES = 3  # how far `shape_mouth` looks to each side: the widest kernel and one frame of silence
@@ -110,8 +111,11 @@ class SpeechAnalyser:
         gain = LOUD_RMS / level.loud_rms
         excerpts = choose_excerpts(level.activity)
         mels = [self._log_mel(samples, level, gain, start, end) for start, end in excerpts]
-        voice = _Voice(level=level, gain=gain, mel_mean=loud_mean(torch.cat(mels, dim=2)))
-        voice = replace(voice, tract_factor=self._tract_factor(normalise_mel(mels[0], voice.mel_mean)))
+        mel = torch.cat(mels, dim=2)
+        voice = _Voice(level=level, gain=gain, mel_mean=loud_mean(mel))
+        margin = max(0, mel.shape[2] - _TRACT_MEL_FRAMES) // 2
+        middle = mel[:, :, margin : margin + _TRACT_MEL_FRAMES]
+        voice = replace(voice, tract_factor=self._tract_factor(normalise_mel(middle, voice.mel_mean)))
         outputs = [self._run_net(samples, voice, start, end) for start, end in excerpts]
         openings = np.concatenate([output.mouth[:, _OPEN] for output in outputs])
         spoken = np.concatenate([level.activity[start:end] for start, end in excerpts]) > 0.5
