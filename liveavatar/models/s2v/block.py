@@ -17,8 +17,8 @@ class S2VBlock(nn.Module):
     """Self-attention, attention to the text, feed-forward.
 
     Shift, scale and gate depend on the noise level of a frame. They stay one row per frame and reach the tokens by
-    broadcasting. The residual stream is float32 in and between blocks, which for 0.4 % more memory traffic brings a
-    bfloat16 model a third closer to its float32 self; matrix products and attention run in the model's dtype.
+    broadcasting. The residual stream is float32 in and between blocks, which brings a bfloat16 model a third closer
+    to its float32 self; matrix products and attention run in the model's dtype.
     """
 
     def __init__(self, width: int, ffn_width: int, num_heads: int, eps: float) -> None:
