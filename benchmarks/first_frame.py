@@ -29,11 +29,12 @@ _WATCH = """() => {
     const submitted = window.studio.submitted;
     window.studio.submitted = function (ticket) { mark("submitted"); return submitted.call(this, ticket); };
     const append = SourceBuffer.prototype.appendBuffer;
-    SourceBuffer.prototype.appendBuffer = function (data) { mark("first_bytes"); return append.call(this, data); };
-    const submitting = window.studio.submitting;
-    window.studio.submitting = function () {
-        submitting.call(this);
-        stage.video.requestVideoFrameCallback(() => mark("first_frame"));
+    SourceBuffer.prototype.appendBuffer = function (data) {
+        if (marks.first_bytes === undefined) {
+            mark("first_bytes");
+            stage.video.requestVideoFrameCallback(() => mark("first_frame"));
+        }
+        return append.call(this, data);
     };
 }"""
 

@@ -92,7 +92,8 @@ def engine_json(studio: Studio) -> Json:
 
 def describe(studio: Studio, job: Job) -> Json:
     """Return one job together with its place in the queue."""
-    return job_json(job, queue_position=studio.queue_position(job.id))
+    is_waiting = job.state is JobState.QUEUED
+    return job_json(job, queue_position=studio.queue_position(job.id) if is_waiting else 0)
 
 
 def page_state(studio: Studio, *, job: Job | None, owner: str | None, seen: str) -> Json:

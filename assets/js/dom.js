@@ -62,9 +62,9 @@ export function whenPresent(id) {
   });
 }
 
-/** 74.2 -> "1:14" */
+/** 74.2 -> "1:14"; cut, not rounded, like the clock of the browser's own player */
 export function clock(seconds) {
-  const whole = Math.max(0, Math.round(seconds));
+  const whole = Math.max(0, Math.floor(seconds + 0.01));
   return `${Math.floor(whole / 60)}:${String(whole % 60).padStart(2, "0")}`;
 }
 

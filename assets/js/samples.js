@@ -33,11 +33,10 @@ export function voiceChips(samples, fill) {
         type: "button",
         class: "chip",
         "aria-label": words.useVoice(voice.title, voice.language, seconds),
+        title: `${voice.language} · ${seconds} s`,
         onclick: () => fill(`voice:${index}`),
       },
-      icon("sound"),
       voice.title,
-      h("small", {}, `${voice.language} · ${seconds} s`),
     );
   });
   return h("div", { class: "la-chips", role: "group", "aria-label": words.sampleVoices }, ...buttons);

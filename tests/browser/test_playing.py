@@ -114,3 +114,22 @@ def test_two_tabs_work_at_the_same_time(paced: App, new_page: NewPage, portrait:
     for studio in (first, second):
         studio.wait_for_playback()
         studio.wait_for_state("finished")
+
+
+def test_without_leave_for_sound_it_plays_muted_and_offers_the_sound(
+    paced: App, new_page: NewPage, portrait: Path, voice: Path
+) -> None:
+    studio = new_page(paced)
+    studio.page.add_init_script(
+        """const play = HTMLMediaElement.prototype.play;
+        HTMLMediaElement.prototype.play = function () {
+            return this.muted ? play.call(this) : Promise.reject(new DOMException("", "NotAllowedError"));
+        };"""
+    )
+    studio.open()
+    studio.give(portrait, voice)
+    studio.describe("pace=60")
+    studio.generate()
+    studio.wait_for_playback()
+    studio.page.click("#studio-stage .sound")
+    studio.wait_until("!video.muted")
