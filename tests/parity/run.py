@@ -32,7 +32,9 @@ _FRAMES_TOLERANCE = 1e-2  # of decoded pictures at the end of everything
 
 def main() -> int:
     """Run the cases; return 0 when all pass."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("directory", type=Path, help="folder with NAME.json and its tensor files")
     directory = parser.parse_args().directory
     runners = case_runners()

@@ -17,14 +17,20 @@ def run_case(case: GoldenCase) -> dict[str, float]:
     errors = {
         "encode": relative_error(vae.encode(video)[0], case.io["encode.latent"]),
         "encode at once": relative_error(vae.encode_next(video, None)[0][0], case.io["encode.latent"]),
-        "encode one frame": relative_error(vae.encode(video[:, :, :1])[0], case.io["encode.single_frame_latent"]),
+        "encode one frame": relative_error(
+            vae.encode(video[:, :, :1])[0], case.io["encode.single_frame_latent"]
+        ),
         "decode": relative_error(vae.decode(latents)[0], case.io["decode.video"]),
-        "decode by three": relative_error(vae.decode(latents, latents_per_call=3)[0], case.io["decode.video"]),
+        "decode by three": relative_error(
+            vae.decode(latents, latents_per_call=3)[0], case.io["decode.video"]
+        ),
     }
     cache: VaeCache | None = None
     start = 0
     for index, num_latents in enumerate(case.config["chunks"]):
         frames, cache = vae.decode_next(latents[:, :, start : start + num_latents], cache)
-        errors[f"stream_decode.chunk{index}"] = relative_error(frames[0], case.io[f"stream_decode.chunk{index}"])
+        errors[f"stream_decode.chunk{index}"] = relative_error(
+            frames[0], case.io[f"stream_decode.chunk{index}"]
+        )
         start += num_latents
     return errors

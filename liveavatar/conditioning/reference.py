@@ -1,0 +1,51 @@
+"""Latents of the reference picture: what every block is reminded of, and the motion before the video begins.
+
+Before anything has moved, the motion is the picture standing still. Two ways to encode it were published. The
+steady one treats the picture as the middle of a long still video; the plain one as its beginning, whose first
+latent frame stands for a single picture frame.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from liveavatar.models.vae import FRAMES_PER_LATENT, StreamingVae
+
+PLAIN_MOTION_FRAMES = 73  # 19 latent frames
+STEADY_MOTION_FRAMES = 365  # 92 latent frames, of which the transformer packs the latest 19
+# A latent frame sees so many before it. After them, a still video's latents no longer change.
+_SETTLED_LATENTS = 29
+_LATENTS_PER_CALL = 3  # encoded together: faster, at the memory of a block
+
+
+@dataclass(frozen=True, kw_only=True)
+class SinkLatents:
+    """What the sink is computed from: reference [1, 16, 1, h, w] and motion [1, 16, T, h, w]."""
+
+    reference: Tensor
+    motion: Tensor
+
+
+def plain_sink(vae: StreamingVae, pixels: Tensor) -> SinkLatents:
+    """Encode pixels [3, H, W] as the beginning of a still video."""
+    motion = encode_still(vae, pixels, num_frames=PLAIN_MOTION_FRAMES)
+    return SinkLatents(reference=motion[:, :, :1], motion=motion)
+
+
+def steady_sink(vae: StreamingVae, pixels: Tensor) -> SinkLatents:
+    """Encode pixels [3, H, W] as a long still video; the reference is its second latent frame."""
+    motion = encode_still(vae, pixels, num_frames=STEADY_MOTION_FRAMES)
+    return SinkLatents(reference=motion[:, :, 1:2], motion=motion)
+
+
+def encode_still(vae: StreamingVae, pixels: Tensor, *, num_frames: int) -> Tensor:
+    """Return the latents of `num_frames` = 1 + 4n repetitions of pixels [3, H, W], without encoding them all."""
+    num_latents = 1 + (num_frames - 1) // FRAMES_PER_LATENT
+    num_encoded = min(num_latents, _SETTLED_LATENTS)
+    still = pixels[None, :, None].expand(-1, -1, 1 + (num_encoded - 1) * FRAMES_PER_LATENT, -1, -1)
+    latents = vae.encode(still, frames_per_call=_LATENTS_PER_CALL * FRAMES_PER_LATENT)
+    rest = latents[:, :, -1:].expand(-1, -1, num_latents - num_encoded, -1, -1)
+    return torch.cat([latents, rest], dim=2)
