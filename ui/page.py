@@ -220,7 +220,7 @@ def _connect(inputs: Inputs, wires: Wires, callbacks: Callbacks) -> None:
         ],
         wires.ticket,
         trigger_mode="once",
-        js="(...fields) => { window.studio.submitting(); return fields; }",
+        js="(...fields) => { window.studio?.submitting(); return fields; }",
         **quick,
     )
     tried = wires.try_it.click(

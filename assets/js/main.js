@@ -35,7 +35,8 @@ function drawPill(state, failures) {
   let [kind, text] = ["busy", words.starting];
   if (failures >= LOST_AFTER) [kind, text] = ["error", words.lost];
   else if (state) [kind, text] = engineWords(state);
-  const broken = state?.engine.state === "failed" ? state.engine.diagnosis : null;
+  const isTold = stage.view === "failed"; // the stage says the same, larger
+  const broken = state?.engine.state === "failed" && !isTold ? state.engine.diagnosis : null;
   setText(banner, broken ? problemText(broken).filter(Boolean).join(" ") : "");
   pill.dataset.kind = kind;
   setText(pill.lastChild, text);

@@ -4,7 +4,7 @@ import { assetUrl } from "./api.js";
 import { h, icon } from "./dom.js";
 import { words } from "./strings.js";
 
-const MAX_STAGE_CARDS = 4;
+const MAX_STAGE_CARDS = 5;
 
 /** Read what came with the page: samples and sizes. */
 export function readSamples(data) {

@@ -19,6 +19,7 @@ from PIL import Image
 from liveavatar.config import AppConfig
 from liveavatar.service.facade import Studio
 from ui.page import build_page, launch_options
+from ui.samples import load_samples
 
 _DEADLINE_S = 60.0
 
@@ -280,6 +281,23 @@ def test_many_viewers_at_once(server: Server, client: Client, files: dict[str, A
         viewer.join(30)
     assert answers == [200] * 50
     client.predict(job["id"], api_name="/cancel_job")
+
+
+@pytest.mark.skipif(not load_samples().portraits, reason="there are no sample portraits in assets/samples")
+def test_the_examples_of_the_documentation_run(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = Path(__file__).resolve().parents[2]
+    examples = re.findall(
+        r"```python\n(.*?)```", (root / "docs" / "api.md").read_text(encoding="utf-8"), re.DOTALL
+    )
+    code = (
+        "\n".join(examples).replace("http://127.0.0.1:7860", server.url).replace("assets/", f"{root}/assets/")
+    )
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "docs/api.md", "exec"), {})
+    for name in ("avatar.mp4", "live.mp4"):
+        assert (tmp_path / name).read_bytes()[4:8] == b"ftyp"
 
 
 def _cookie(letter: str) -> dict[str, str]:
