@@ -158,13 +158,13 @@ def generate_clips(
     motion = sink.motion
     own_reference = sink.reference
     pictures_per_clip = blocks_per_clip * PICTURES_PER_BLOCK
-    for clip, clip_speech in enumerate(speech.split(pictures_per_clip, dim=-1)):
+    for clip, clip_speech in enumerate(torch.split(speech, pictures_per_clip, dim=-1)):
         if clip == 1 and refresh_sink:
             denoiser.set_sink(SinkLatents(reference=own_reference, motion=motion))
         noise = clip_noise(clip)
         blocks = [
             denoiser.denoise(_block_of(noise, index), block_speech, clip * blocks_per_clip + index, masks)
-            for index, block_speech in enumerate(clip_speech.split(PICTURES_PER_BLOCK, dim=-1))
+            for index, block_speech in enumerate(torch.split(clip_speech, PICTURES_PER_BLOCK, dim=-1))
         ]
         latents = torch.cat(blocks, dim=1)[None]
         if clip == 0:

@@ -80,7 +80,7 @@ def test_bad_input_exits_with_two_and_a_sentence(
 def test_clicks_are_read_and_nonsense_is_refused(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli._clicks(".4,.6 .5,.6 .45,.7 .4,.5").eyes == ((0.4, 0.5),)
+    assert cli.generate._clicks(".4,.6 .5,.6 .45,.7 .4,.5").eyes == ((0.4, 0.5),)
     with pytest.raises(SystemExit):
         cli.main([*arguments, "--face", "1,2"])
     assert "three to five points" in capsys.readouterr().err

@@ -9,12 +9,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import logging
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +29,9 @@ WHOLE, BROKEN, REJECTED, INTERRUPTED = 0, 1, 2, 130
 _POLL_S = 0.1
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; return its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m liveavatar", description="LiveAvatar Studio on the command line"
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
-    _add_generate(commands.add_parser("generate", help="make one video"))
-    options = parser.parse_args(arguments)
+def run(options: argparse.Namespace) -> int:
+    """Make the video that the options ask for; return the exit code."""
     reporter = _JsonReporter() if options.json else _TerminalReporter()
-    logging.basicConfig(level=logging.WARNING)
     try:
         _check_target(options.out)
         with tempfile.TemporaryDirectory(prefix="liveavatar-") as folder:
@@ -53,7 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
-def _add_generate(parser: argparse.ArgumentParser) -> None:
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
     parser.add_argument("--image", required=True, type=Path, help="the portrait")
     parser.add_argument(
         "--audio", required=True, type=Path, help="the voice (or a video whose sound is taken)"
