@@ -1,17 +1,19 @@
 """Linear layers that multiply in 8 bits (e4m3).
 
-`per_row`: every output channel of the weight and every token has a scale of its own. Compiled, the scale of a token
-is computed in the kernel of the norm before it.
+`per_row`: every output channel of the weight and every token has a scale of its own. Compiled, a token is quantised
+in the kernel of the norm before it. Query, key and value projections share one quantised input.
 `per_tensor`: one scale for the weight and one for all tokens, as in the published pipeline; kept to compare with it.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from liveavatar.models.s2v.attention import SelfAttention
 
 Fp8Scheme = Literal["per_row", "per_tensor"]
 
@@ -26,6 +28,26 @@ EXCLUDED_LAYERS = (
     "head.head",
     "casual_audio_encoder.encoder.final_linear",
 )
+
+
+class QuantizedInput(NamedTuple):
+    """An input that was quantised once for several layers."""
+
+    values: Tensor  # e4m3 [..., in]
+    scale: Tensor  # float32 [..., 1], or [1, 1]
+    dtype: torch.dtype  # of the input, hence of the outputs
+
+
+class InputQuantizer(nn.Module):
+    """Quantises what the query, key and value projections share."""
+
+    def __init__(self, scheme: Fp8Scheme) -> None:
+        super().__init__()
+        self.scheme = scheme
+
+    def forward(self, x: Tensor) -> QuantizedInput:
+        """Return an input that every Fp8Linear of the same scheme takes."""
+        return QuantizedInput(*quantize(x, self.scheme), x.dtype)
 
 
 class Fp8Linear(nn.Module):
@@ -48,23 +70,25 @@ class Fp8Linear(nn.Module):
         """Quantise and keep a weight given in full precision."""
         self.weight, self.weight_scale = quantize(weight, self.scheme)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor | QuantizedInput) -> Tensor:
         """Return a tensor in the dtype of the input."""
-        x_q, x_scale = quantize(x.flatten(0, -2), self.scheme)
-        if x.is_cuda:
+        if isinstance(x, Tensor):
+            x = QuantizedInput(*quantize(x, self.scheme), x.dtype)
+        values, scale = x.values.flatten(0, -2), x.scale.reshape(-1, 1)
+        if values.is_cuda:
             product = torch._scaled_mm(
-                x_q,
+                values,
                 self.weight.t(),
-                scale_a=x_scale,
+                scale_a=scale,
                 scale_b=self.weight_scale.t(),
                 bias=self.bias,
                 out_dtype=x.dtype,
                 use_fast_accum=True,
             )
         else:
-            scaled = F.linear(x_q.float(), self.weight.float()) * x_scale * self.weight_scale.t()
+            scaled = F.linear(values.float(), self.weight.float()) * scale * self.weight_scale.t()
             product = (scaled if self.bias is None else scaled + self.bias.float()).to(x.dtype)
-        return product.unflatten(0, x.shape[:-1])
+        return product.unflatten(0, x.values.shape[:-1])
 
     def extra_repr(self) -> str:
         """Describe the layer like nn.Linear does."""
@@ -97,4 +121,7 @@ def quantize_linears(model: nn.Module, scheme: Fp8Scheme = "per_row") -> int:
         parent = model.get_submodule(parent_name)
         linear = getattr(parent, child_name)
         setattr(parent, child_name, Fp8Linear(linear, scheme))
+    for module in model.modules():
+        if isinstance(module, SelfAttention):
+            module.shared_input = InputQuantizer(scheme)
     return len(names)

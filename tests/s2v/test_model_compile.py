@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
+from liveavatar.loading.quantize import quantize_linears
 from tests.parity.golden import relative_error
 from tests.s2v.tiny import TinyStream, tiny_model
 
@@ -53,3 +54,19 @@ def test_one_graph_of_a_layer_serves_all_layers_and_blocks() -> None:
     for block, velocity in enumerate(expected_velocities):
         assert relative_error(stream.run(block), velocity) < 1e-6
     assert counter.frame_count == 1
+
+
+def test_8_bit_forward_quantises_every_input_once() -> None:
+    """Query, key and value projections share one, five more in a layer, two in an injection."""
+    model = tiny_model(num_layers=1)
+    quantize_linears(model)
+    stream, expected = TinyStream(model), TinyStream(model)
+    conversions: list[torch.fx.Node] = []
+
+    def eager(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable[..., object]:
+        conversions.extend(node for node in graph.graph.nodes if torch.float8_e4m3fn in node.args)
+        return graph.forward
+
+    compiled = torch.compile(model, fullgraph=True, backend=eager)
+    assert relative_error(stream.run(0, forward=compiled), expected.run(0)) < 1e-6
+    assert len(conversions) == 8

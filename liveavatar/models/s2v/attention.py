@@ -81,9 +81,14 @@ class Attention(nn.Module):
 class SelfAttention(Attention):
     """Attention of tokens to themselves and to what the memory holds."""
 
+    def __init__(self, width: int, num_heads: int, eps: float) -> None:
+        super().__init__(width, num_heads, eps)
+        self.shared_input: nn.Module = nn.Identity()  # replaced where the three projections can share work
+
     def forward(self, x_LD: Tensor, memory: AttentionMemory) -> Tensor:
         """Return the attended tokens `[L, D]`."""
-        q, k, v = memory.update(self.query(x_LD), *self.keys_values(x_LD))
+        x = self.shared_input(x_LD)
+        q, k, v = memory.update(self.query(x), *self.keys_values(x))
         attended_BLHK = self.kernel(q[None], k[None], v[None])
         return self.o(attended_BLHK[0].flatten(-2))
 
