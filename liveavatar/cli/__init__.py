@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import logging
 from collections.abc import Sequence
 
-_COMMANDS = {"generate": "make one video", "doctor": "check a model checkpoint"}
+from liveavatar.cli import doctor, generate
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -16,10 +15,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m liveavatar", description="LiveAvatar Studio on the command line"
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, summary in _COMMANDS.items():
-        module = importlib.import_module(f"liveavatar.cli.{name}")
-        module.add_options(commands.add_parser(name, help=summary))
-        commands.choices[name].set_defaults(run=module.run)
+    generate_parser = commands.add_parser("generate", help="make one video")
+    generate.add_options(generate_parser)
+    generate_parser.set_defaults(run=generate.run)
+    doctor_parser = commands.add_parser("doctor", help="check a model checkpoint")
+    doctor.add_options(doctor_parser)
+    doctor_parser.set_defaults(run=doctor.run)
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING)
     exit_code: int = options.run(options)
