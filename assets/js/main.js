@@ -10,6 +10,7 @@ import { problemText, words } from "./strings.js";
 import { Videos } from "./videos.js";
 
 const JOB_KEY = "liveavatar-job";
+const STACKED_WIDTH = 960; // pixels; below, as in the style sheets, the columns lie above each other
 const LOST_AFTER = 2; // failures in a row before the page says so
 
 let samples;
@@ -75,7 +76,8 @@ function setAddress(jobId) {
 
 function bringIntoView() {
   const box = stage.host.getBoundingClientRect();
-  if (box.top >= 0 && box.top < innerHeight / 2) return;
+  const isStacked = innerWidth <= STACKED_WIDTH;
+  if (!isStacked && box.top >= 0 && box.top < innerHeight / 2) return;
   const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
   stage.host.scrollIntoView({ behavior: calm ? "auto" : "smooth", block: "start" });
 }
