@@ -1,0 +1,110 @@
+"""How one stream of the s2v engine is spread over graphics cards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+Precision = Literal["bf16", "fp8"]
+# Of the cached keys and values. fp8 only stores them in 8 bits; int8 also multiplies in 8 bits.
+KvPrecision = Literal["bf16", "fp8", "int8"]
+
+LATENTS_PER_BLOCK = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class StagePlan:
+    """One stage of the timestep pipeline: consecutive denoising steps and the ranks that run them.
+
+    `ranks` lists the tensor group of the first layer part, then that of the next.
+    """
+
+    first_step: int  # from 0
+    num_steps: int
+    ranks: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParallelPlan:
+    """Stages of denoising steps, each over `tensor` x `layer_parts` ranks, and the rank that decodes.
+
+    The layer parts of a stage work on as many blocks at a time as there are parts, taking turns: while part 2 has
+    step 1 of a block, part 1 has step 1 of the next. A block needs of earlier blocks only what they left in the same
+    layer at the same step, so the turns change no picture, and no part waits.
+    """
+
+    step_split: tuple[int, ...]  # steps of each stage: (2, 2)
+    tensor: int = 1
+    layer_parts: int = 1
+    weights_sharded: bool = False  # FSDP: each rank keeps a share of every layer and gathers it when needed
+    decoder_has_own_rank: bool = False  # otherwise the last rank of the last stage decodes too
+
+    def __post_init__(self) -> None:
+        if not self.step_split or min(self.step_split) < 1:
+            raise ValueError(f"every stage needs a step, got {self.step_split}")
+        if self.tensor < 1 or self.layer_parts < 1:
+            raise ValueError(f"degrees start at 1, got tensor {self.tensor}, layers {self.layer_parts}")
+
+    @property
+    def ranks_per_stage(self) -> int:
+        """Return the ranks of one stage."""
+        return self.tensor * self.layer_parts
+
+    @property
+    def num_denoising_ranks(self) -> int:
+        """Return the ranks that hold a part of the transformer."""
+        return len(self.step_split) * self.ranks_per_stage
+
+    @property
+    def world_size(self) -> int:
+        """Return all ranks."""
+        return self.num_denoising_ranks + self.decoder_has_own_rank
+
+    @property
+    def decoder_rank(self) -> int:
+        """Return the rank that decodes and encodes the video: always the last one."""
+        return self.world_size - 1
+
+    def stages(self) -> Iterator[StagePlan]:
+        """Yield the stages in the order blocks pass through them."""
+        first_step = 0
+        for index, num_steps in enumerate(self.step_split):
+            first_rank = index * self.ranks_per_stage
+            yield StagePlan(
+                first_step=first_step,
+                num_steps=num_steps,
+                ranks=tuple(range(first_rank, first_rank + self.ranks_per_stage)),
+            )
+            first_step += num_steps
+
+    def describe(self) -> str:
+        """Return the plan's name: "timestep pipeline 2+2, tensor 2, decoder on a card of its own"."""
+        parts = []
+        if len(self.step_split) > 1:
+            parts.append(f"timestep pipeline {'+'.join(map(str, self.step_split))}")
+        if self.tensor > 1:
+            parts.append(f"tensor {self.tensor}")
+        if self.layer_parts > 1:
+            parts.append(f"layers {self.layer_parts}")
+        if self.weights_sharded:
+            parts.append("sharded weights (FSDP)")
+        if not parts:
+            parts.append("one card for all steps")
+        if self.decoder_has_own_rank:
+            parts.append("own decoder card")
+        return ", ".join(parts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Offload:
+    """What is kept in host memory and brought to the card when it is needed."""
+
+    resident_blocks: int | None = None  # transformer blocks that stay on each card; None: all
+    caches: bool = False  # keys and values of the steps that do not run at the moment
+    sharded_weights: bool = False  # the shares of FSDP
+
+    @property
+    def is_used(self) -> bool:
+        """Whether anything waits in host memory."""
+        return self.resident_blocks is not None or self.caches or self.sharded_weights

@@ -1,0 +1,245 @@
+"""Memory and speed of configurations on one group of graphics cards."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from liveavatar.core.hardware import GpuSpec
+from liveavatar.core.memory import MemoryBudget, gib_text
+from liveavatar.core.parallel import KvPrecision, Precision
+from liveavatar.planning import layouts, memory_model, speed_model
+from liveavatar.planning.calibration import Calibration
+from liveavatar.planning.layouts import Configuration, RankGroup
+from liveavatar.planning.memory_model import RankRole
+from liveavatar.planning.model_spec import WINDOW_BLOCKS, VideoSize
+from liveavatar.planning.speed_model import StepSeconds
+
+_LINK_IS_WORTH_A_WORD = 0.2  # of a step
+
+
+@dataclass(frozen=True, kw_only=True)
+class Details:
+    """What is shown of a candidate."""
+
+    budgets: tuple[MemoryBudget, ...]  # by rank
+    rank_seconds: tuple[float, ...]  # work of each rank on one block
+    first_frame_seconds: float  # engine loaded, portrait new
+    reason: str  # why it is as fast as it is, or why it cannot run
+
+
+class Evaluator:
+    """Answers for one group of cards, one picture size."""
+
+    def __init__(
+        self, gpus: Iterable[GpuSpec], host_bytes: int | None, size: VideoSize, calibration: Calibration
+    ) -> None:
+        self.gpus = sorted(gpus, key=memory_model.available_bytes, reverse=True)
+        self._available = [memory_model.available_bytes(gpu) for gpu in self.gpus]
+        self._speed = _slowest(self.gpus)
+        self._host_bytes, self._size = host_bytes, size
+        self._factors = [calibration.memory_factors(gpu) for gpu in self.gpus]
+        self._slowdown = max(calibration.time_factor(gpu) for gpu in self.gpus)
+        self._steps: dict[tuple[Precision, KvPrecision, int], StepSeconds] = {}
+
+    @property
+    def multiplies_in_8_bits(self) -> bool:
+        """Whether every card of the group does."""
+        return self._speed.fp8_flops is not None
+
+    @property
+    def attends_in_8_bits(self) -> bool:
+        """Whether there is a kernel for every card of the group: for Hopper alone."""
+        return all(gpu.compute_capability[0] == 9 for gpu in self.gpus)
+
+    # ---------------------------------------------------------------------------------------- memory
+    def placed(self, configuration: Configuration) -> Configuration | None:
+        """Return the configuration with as many resident blocks as possible, None when it does not fit."""
+        if configuration.offload.resident_blocks is not None:
+            num_blocks = self._resident_blocks(configuration)
+            if num_blocks is None:
+                return None
+            offload = dataclasses.replace(configuration.offload, resident_blocks=num_blocks)
+            configuration = dataclasses.replace(configuration, offload=offload)
+        groups = layouts.rank_groups(configuration, self._size)
+        if self.missing_bytes(groups) > 0:
+            return None
+        if configuration.offload.is_used and self._host_bytes is not None:
+            return configuration if host_bytes(groups) <= self._host_bytes else None
+        return configuration
+
+    def missing_bytes(self, groups: Sequence[RankGroup]) -> int:
+        """Return what the worst-off rank lacks when the neediest rank gets the emptiest card."""
+        needs = sorted(((self._need(group.role), len(group.ranks)) for group in groups), reverse=True)
+        missing, last = 0, -1
+        for need, count in needs:
+            last += count  # of equal ranks, the one on the fullest card
+            missing = max(missing, need - self._available[last])
+        return missing
+
+    def _resident_blocks(self, configuration: Configuration) -> int | None:
+        """Return how many blocks can stay on every card, fewer than all; None when not even the rest fits."""
+        groups = layouts.rank_groups(configuration, self._size)
+        most = min(group.role.num_layers for group in groups if group.role.num_steps) - 1
+        last = -1
+        for need, group in sorted(
+            ((self._need(group.role), group) for group in groups), key=lambda pair: pair[0], reverse=True
+        ):
+            last += len(group.ranks)
+            spare = self._available[last] - need
+            if spare < 0:
+                return None
+            if group.role.num_steps:
+                one_more = dataclasses.replace(group.role, resident_blocks=1)
+                most = min(most, int(spare // (self._need(one_more) - need)))
+        return most
+
+    def _need(self, role: RankRole) -> int:
+        if not any(self._factors):
+            return memory_model.forecast_bytes(role)
+        items = memory_model.forecast(role)
+        return max(
+            sum(item.num_bytes for item in memory_model.corrected(items, factors))
+            for factors in self._factors
+        )
+
+    # ---------------------------------------------------------------------------------------- speed
+    def block_seconds(self, configuration: Configuration) -> float:
+        """Return the time from one block to the next: that of the busiest rank."""
+        groups = layouts.rank_groups(configuration, self._size)
+        return max(self._busy_seconds(configuration, group.role) for group in groups)
+
+    def _busy_seconds(
+        self, configuration: Configuration, role: RankRole, window_blocks: int = WINDOW_BLOCKS
+    ) -> float:
+        busy = 0.0
+        if role.num_steps:
+            busy += role.num_steps * self._step(configuration, role, window_blocks).total
+        if role.latents_per_decode:
+            busy += speed_model.decode_seconds(self._speed, self._size, role.latents_per_decode)
+        return busy * self._slowdown
+
+    def _step(
+        self, configuration: Configuration, role: RankRole, window_blocks: int = WINDOW_BLOCKS
+    ) -> speed_model.RankStep:
+        key = role.precision, role.kv_precision, window_blocks
+        if key not in self._steps:
+            self._steps[key] = speed_model.step_seconds(
+                self._speed, self._size, role.precision, role.kv_precision, window_blocks=window_blocks
+            )
+        num_streaming = configuration.parallel.num_denoising_ranks if configuration.offload.is_used else 1
+        return speed_model.rank_step(self._speed, role, self._steps[key], num_streaming=num_streaming)
+
+    def _first_frame_seconds(self, configuration: Configuration, roles: Sequence[RankRole]) -> float:
+        """Return the time from a request to its first picture: the first block passes through one rank at a time."""
+        busy = [self._busy_seconds(configuration, role, window_blocks=1) for role in roles]
+        denoising = sum(seconds for seconds, role in zip(busy, roles, strict=True) if role.num_steps)
+        in_turn = denoising / configuration.parallel.tensor
+        if configuration.parallel.decoder_has_own_rank:
+            in_turn += busy[-1]
+        prefill = speed_model.prefill_seconds(self._speed, self._size, configuration.precision)
+        portrait = speed_model.portrait_seconds(self._speed, self._size)
+        return (
+            (prefill + portrait) * self._slowdown
+            + speed_model.SPEECH_ENCODE_S
+            + speed_model.DELIVERY_S
+            + in_turn
+        )
+
+    # ---------------------------------------------------------------------------------------- to show
+    def details(self, configuration: Configuration, sparest: Configuration | None = None) -> Details:
+        """Return all there is to say. `sparest` is what was tried last for a configuration that does not fit."""
+        groups = layouts.rank_groups(configuration, self._size)
+        roles = layouts.roles_by_rank(groups)
+        order = sorted(range(len(roles)), key=lambda rank: self._need(roles[rank]), reverse=True)
+        card_of = dict(zip(order, range(len(roles)), strict=True))
+        budgets = tuple(
+            MemoryBudget(
+                rank=rank,
+                role=layouts.role_name(configuration, rank),
+                gpu=self.gpus[card_of[rank]].name,
+                available_bytes=self._available[card_of[rank]],
+                items=memory_model.corrected(memory_model.forecast(role), self._factors[card_of[rank]]),
+            )
+            for rank, role in enumerate(roles)
+        )
+        if sparest is not None:
+            return Details(
+                budgets=budgets,
+                rank_seconds=(),
+                first_frame_seconds=math.inf,
+                reason=_why_not(budgets, self.missing_bytes(layouts.rank_groups(sparest, self._size))),
+            )
+        return Details(
+            budgets=budgets,
+            rank_seconds=tuple(self._busy_seconds(configuration, role) for role in roles),
+            first_frame_seconds=self._first_frame_seconds(configuration, roles),
+            reason=self._why(configuration, roles),
+        )
+
+    def _why(self, configuration: Configuration, roles: Sequence[RankRole]) -> str:
+        """Return what sets the pace."""
+        rank_seconds = [self._busy_seconds(configuration, role) for role in roles]
+        slowest = max(range(len(roles)), key=lambda rank: rank_seconds[rank])
+        pace = f"{rank_seconds[slowest]:.2f} s per block"
+        role = roles[slowest]
+        if not role.num_steps:
+            return f"The decoder sets the pace with {pace}."
+        name = layouts.role_name(configuration, slowest)
+        words = (
+            f"The card of {name} sets the pace with {pace}" if len(roles) > 1 else f"One card needs {pace}"
+        )
+        step = self._step(configuration, role)
+        if step.waits:
+            source = "other cards' weights" if configuration.parallel.weights_sharded else "host memory"
+            return f"{words}, waiting for {source}."
+        if step.link > _LINK_IS_WORTH_A_WORD * step.total:
+            return f"{words}, {step.link / step.total:.0%} of it for the link between cards."
+        return f"{words}."
+
+
+def host_bytes(groups: Sequence[RankGroup]) -> int:
+    """Return what a configuration keeps in host memory; every rank has a copy of its own."""
+    total = 0.0
+    for group in groups:
+        role = group.role
+        if not role.num_steps:
+            continue
+        num_bytes = 0.0
+        if role.resident_blocks is not None:
+            block = memory_model.block_bytes(role.precision, role.tensor)
+            num_bytes += (role.num_layers - role.resident_blocks) * block
+        if role.shards_on_host:
+            num_bytes += role.num_layers * memory_model.block_bytes(role.precision) / role.weight_shards
+        if role.caches_on_host:
+            num_bytes += role.num_steps * memory_model.step_cache_bytes(role)
+        total += num_bytes * len(group.ranks)
+    return int(total)
+
+
+def _why_not(budgets: Sequence[MemoryBudget], missing_at_least: int) -> str:
+    worst = max(budgets, key=lambda budget: budget.missing_bytes)
+    largest = sorted(worst.items, key=lambda item: item.num_bytes, reverse=True)[:2]
+    parts = " and ".join(f"{gib_text(item.num_bytes)} of {item.name}" for item in largest)
+    sentence = (
+        f"The card of {worst.role} needs {gib_text(worst.needed_bytes)} ({parts})"
+        f" and has {gib_text(worst.available_bytes)} to give: {gib_text(worst.missing_bytes)} too few"
+    )
+    if missing_at_least == 0:
+        return f"{sentence}."
+    return f"{sentence}, and still {gib_text(missing_at_least)} at its most frugal."
+
+
+def _slowest(gpus: Sequence[GpuSpec]) -> GpuSpec:
+    """Return a card with the worst of every rate: what a group of different cards works like."""
+    fp8_rates = [gpu.fp8_flops for gpu in gpus if gpu.fp8_flops is not None]
+    return dataclasses.replace(
+        gpus[0],
+        bf16_flops=min(gpu.bf16_flops for gpu in gpus),
+        fp8_flops=min(fp8_rates) if len(fp8_rates) == len(gpus) else None,
+        memory_bytes_per_s=min(gpu.memory_bytes_per_s for gpu in gpus),
+        link_bytes_per_s=min(gpu.link_bytes_per_s for gpu in gpus),
+        host_bytes_per_s=min(gpu.host_bytes_per_s for gpu in gpus),
+    )

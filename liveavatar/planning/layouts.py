@@ -1,0 +1,230 @@
+"""Every way to spread one stream over at most N cards, and the rules that forbid some of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from liveavatar.core.parallel import KvPrecision, Offload, ParallelPlan, Precision
+from liveavatar.planning import model_spec
+from liveavatar.planning.memory_model import RankRole
+from liveavatar.planning.model_spec import VideoSize
+
+# One stream is spread over this many ranks at most; more cards serve more streams.
+MAX_WORLD = 16
+_MAX_TENSOR, _MAX_LAYER_PARTS = 8, 8
+_LATENTS_PER_DECODE = (3, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Configuration:
+    """Everything about a stream that decides memory and speed, its picture size excepted."""
+
+    parallel: ParallelPlan
+    precision: Precision
+    kv_precision: KvPrecision = "bf16"
+    offload: Offload = Offload()
+    latents_per_decode: int = 3
+
+    def describe(self) -> str:
+        """Return "timestep pipeline 2+2, fp8, 8-bit caches"."""
+        parts = [self.parallel.describe(), self.precision]
+        if self.kv_precision == "fp8":
+            parts.append("fp8 caches")
+        if self.kv_precision == "int8":
+            parts.append("8-bit attention")
+        if self.offload.resident_blocks is not None:
+            parts.append(f"{self.offload.resident_blocks} blocks resident, others streamed")
+        if self.offload.sharded_weights:
+            parts.append("shares in host memory")
+        if self.offload.caches:
+            parts.append("caches in host memory")
+        return ", ".join(parts)
+
+
+def parallel_plans(num_gpus: int, num_steps: int) -> Iterator[ParallelPlan]:
+    """Yield every plan for at most `num_gpus` cards that the model's shape allows."""
+    limit = min(num_gpus, MAX_WORLD)
+    for own_decoder in (False, True):
+        for split in step_splits(num_steps):
+            for tensor in range(1, _MAX_TENSOR + 1):
+                if model_spec.NUM_HEADS % tensor:
+                    continue
+                for layer_parts in range(1, _MAX_LAYER_PARTS + 1):
+                    world = len(split) * tensor * layer_parts + own_decoder
+                    if world <= limit:
+                        yield ParallelPlan(
+                            step_split=split,
+                            tensor=tensor,
+                            layer_parts=layer_parts,
+                            decoder_has_own_rank=own_decoder,
+                        )
+
+
+def sharded_plans(num_gpus: int, num_steps: int) -> Iterator[ParallelPlan]:
+    """Yield the plans whose weights are shared out (FSDP). All ranks gather in step, so each has as many steps."""
+    for own_decoder in (False, True):
+        for split in step_splits(num_steps):
+            if 1 < len(split) <= num_gpus - own_decoder and len(set(split)) == 1:
+                yield ParallelPlan(step_split=split, weights_sharded=True, decoder_has_own_rank=own_decoder)
+
+
+def forbidden_plans(num_gpus: int, num_steps: int) -> Iterator[tuple[str, str]]:
+    """Yield (name, reason) of plans that people ask for and that the model's shape rules out."""
+    for tensor in range(2, min(num_gpus, _MAX_TENSOR) + 1):
+        if model_spec.NUM_HEADS % tensor:
+            yield (
+                f"tensor {tensor}",
+                f"{model_spec.NUM_HEADS} attention heads cannot be shared evenly by {tensor} cards.",
+            )
+    for num_ranks in range(2, min(num_gpus, num_steps) + 1):
+        if num_steps % num_ranks:
+            yield (
+                f"sharded weights (FSDP) over {num_ranks} cards",
+                f"All cards gather weights in step, and {num_steps} steps cannot be shared evenly by {num_ranks}.",
+            )
+    if num_gpus > MAX_WORLD:
+        yield (
+            f"one stream over {num_gpus} cards",
+            f"One stream is spread over at most {MAX_WORLD} cards; use the others for more streams.",
+        )
+
+
+def step_splits(num_steps: int) -> list[tuple[int, ...]]:
+    """Return every way to cut the steps into consecutive stages: 3 -> (3), (1, 2), (2, 1), (1, 1, 1)."""
+    if num_steps == 0:
+        return [()]
+    return [
+        (first, *rest)
+        for first in range(num_steps, 0, -1)
+        for rest in step_splits(num_steps - first)
+    ]  # fmt: skip
+
+
+def resident_variants(
+    parallel: ParallelPlan, precision: Precision, kv_precisions: tuple[KvPrecision, ...]
+) -> list[Configuration]:
+    """Return the plan with everything on the cards, the plainest first."""
+    return [
+        Configuration(
+            parallel=parallel, precision=precision, kv_precision=kv_precision, latents_per_decode=latents
+        )
+        for kv_precision in kv_precisions
+        for latents in _LATENTS_PER_DECODE
+    ]
+
+
+def offload_variants(
+    parallel: ParallelPlan, precision: Precision, kv_precisions: tuple[KvPrecision, ...]
+) -> list[Configuration]:
+    """Return the plan with weights, caches or both in host memory.
+
+    Only for plans that split one thing: timesteps or layers. Tensor groups keep all on their cards.
+
+    `resident_blocks` stands at 0: how many blocks can stay is found when the cards are known.
+    """
+    if parallel.tensor > 1 or (parallel.layer_parts > 1 and len(parallel.step_split) > 1):
+        return []
+    if parallel.weights_sharded:
+        choices = [
+            Offload(sharded_weights=True),
+            Offload(sharded_weights=True, caches=True),
+            Offload(caches=True),
+        ]
+    else:
+        choices = [Offload(resident_blocks=0), Offload(resident_blocks=0, caches=True), Offload(caches=True)]
+    return [
+        Configuration(
+            parallel=parallel,
+            precision=precision,
+            kv_precision=kv_precision,
+            offload=offload,
+            latents_per_decode=latents,
+        )
+        for offload in choices
+        for kv_precision in kv_precisions
+        for latents in _LATENTS_PER_DECODE
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankGroup:
+    """Ranks that do the same amount of work with the same memory."""
+
+    role: RankRole
+    ranks: tuple[int, ...]
+
+
+@lru_cache(maxsize=50_000)
+def rank_groups(configuration: Configuration, size: VideoSize) -> tuple[RankGroup, ...]:
+    """Return the roles of all ranks, equal ones together."""
+    parallel = configuration.parallel
+    decoder_rank, own_decoder = parallel.decoder_rank, parallel.decoder_has_own_rank
+    ranks_of: dict[tuple[int, int, int, bool, bool], list[int]] = {}
+    rank = 0
+    for num_steps in parallel.step_split:
+        for num_layers, num_injections in model_spec.parts(parallel.layer_parts):
+            for _ in range(parallel.tensor):
+                decodes, hears = rank == decoder_rank, rank == 0 and not own_decoder
+                ranks_of.setdefault((num_steps, num_layers, num_injections, decodes, hears), []).append(rank)
+                rank += 1
+    if own_decoder:
+        ranks_of[0, 0, 0, True, True] = [rank]
+    return tuple(
+        RankGroup(role=_role(configuration, size, *work), ranks=tuple(ranks))
+        for work, ranks in ranks_of.items()
+    )
+
+
+def _role(
+    configuration: Configuration,
+    size: VideoSize,
+    num_steps: int,
+    num_layers: int,
+    num_injections: int,
+    decodes: bool,
+    hears: bool,
+) -> RankRole:
+    parallel, offload = configuration.parallel, configuration.offload
+    return RankRole(
+        size=size,
+        num_steps=num_steps,
+        num_layers=num_layers,
+        num_injections=num_injections,
+        tensor=parallel.tensor,
+        precision=configuration.precision,
+        kv_precision=configuration.kv_precision,
+        weight_shards=len(parallel.step_split) if parallel.weights_sharded else 1,
+        shards_on_host=offload.sharded_weights,
+        resident_blocks=offload.resident_blocks,
+        caches_on_host=offload.caches,
+        latents_per_decode=configuration.latents_per_decode if decodes else 0,
+        encodes_speech=hears,
+        is_one_of_many=parallel.world_size > 1,
+    )
+
+
+def role_name(configuration: Configuration, rank: int) -> str:
+    """Return what a rank does: "steps 1-2, layers 1-20"."""
+    parallel = configuration.parallel
+    if parallel.decoder_has_own_rank and rank == parallel.decoder_rank:
+        return "decoder"
+    stage = next(stage for stage in parallel.stages() if rank in stage.ranks)
+    last_step = stage.first_step + stage.num_steps
+    words = f"step {last_step}" if stage.num_steps == 1 else f"steps {stage.first_step + 1}-{last_step}"
+    within = stage.ranks.index(rank)
+    if parallel.layer_parts > 1:
+        layers = model_spec.layers_of_part(parallel.layer_parts)[within // parallel.tensor]
+        words += f", layers {layers.start + 1}-{layers.stop}"
+    if parallel.tensor > 1:
+        words += f", share {within % parallel.tensor + 1}/{parallel.tensor}"
+    if rank == parallel.decoder_rank:
+        words += ", decoder"
+    return words
+
+
+def roles_by_rank(groups: Sequence[RankGroup]) -> list[RankRole]:
+    """Return the role of every rank, in rank order."""
+    by_rank = {rank: group.role for group in groups for rank in group.ranks}
+    return [by_rank[rank] for rank in range(len(by_rank))]

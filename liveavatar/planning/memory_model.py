@@ -1,0 +1,236 @@
+"""Forecast: bytes per rank and item, from shapes where they decide and from measured peaks where they do not.
+
+"Measured" items were read from PyTorch's allocator on one H200 (torch 2.11, full-size random weights, 704x384) and
+scale with the picture where it says so. What belongs to the driver is assumed until a run has measured it, see
+calibration.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+from liveavatar.core.hardware import GpuSpec
+from liveavatar.core.memory import Basis, MemoryItem
+from liveavatar.core.parallel import KvPrecision, Precision
+from liveavatar.planning import model_spec as model
+from liveavatar.planning.model_spec import VideoSize
+
+MEASURED_SIZE = VideoSize(704, 384)  # the size of the measured peaks below
+
+# Peak above weights and caches during a step, reference code in eager mode: 77.9 - 76.7 GB; scales with tokens.
+STEP_PEAK_BYTES = 1_200_000_000
+# Whole decoder: weights, cache and working memory, by latent frames per call. One: the reference's streaming decoder.
+# Three: pure bf16, channels last, compiled, an upper bound that includes copies the test made.
+DECODER_PEAK_BYTES = {1: 5_350_000_000, 3: 14_400_000_000}
+# What the decoder's causal convolutions remember: summed over their shapes, 1.27 GiB measured at 720x400.
+DECODER_CACHE_BYTES_PER_PIXEL = 4729
+# Speech encoder in bf16: 0.67 GB alone, 0.80 GB with 10 s of speech, 1.46 GB with 60 s.
+SPEECH_ENCODER_BYTES, SPEECH_BYTES_PER_S, SPEECH_SECONDS = 670_000_000, 13_200_000, 10.0
+# Text encoder in bf16: 11.36 GB of weights, 11.65 GB while it encodes 512 tokens.
+TEXT_ENCODER_PEAK_BYTES = 290_000_000
+
+# Assumed: CUDA context with the libraries' own memory; NCCL's buffers; gaps of the allocator with expandable segments.
+CONTEXT_BYTES, COMMUNICATION_BYTES, SLACK_SHARE = 600_000_000, 400_000_000, 0.02
+# Of every card, kept free so that small errors of the forecast do no harm.
+MARGIN_SHARE = 0.02
+
+_STREAM_BUFFERS = 2  # the block that runs and the one that is on its way
+_BF16 = 2
+_KV_BYTES: dict[KvPrecision, int] = {"bf16": 2, "fp8": 1, "int8": 1}
+_SCALE_BYTES = 4  # per output channel of an 8-bit weight
+
+_Share = tuple[str, float, Basis]  # name, bytes and basis of an item
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheLayout:
+    """Which keys and values are kept how often.
+
+    Product: every step's buffer starts with the whole sink, ready to attend to; the reference picture's keys are kept
+    once more, unrotated; the prompt's keys and values are kept. The published pipeline instead shares one buffer of
+    2800 sink tokens among the steps and computes the prompt's keys anew each time.
+    """
+
+    sink_in_every_step: bool = True
+    shared_key_tokens: int | None = None  # None: the tokens of the reference picture
+    shared_values: bool = False
+    text_is_kept: bool = True
+
+
+PRODUCT = CacheLayout()
+REFERENCE = CacheLayout(
+    sink_in_every_step=False, shared_key_tokens=2800, shared_values=True, text_is_kept=False
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankRole:
+    """All that decides how much one rank needs."""
+
+    size: VideoSize
+    num_steps: int = 0  # denoising steps it runs; 0: it holds nothing of the transformer
+    num_layers: int = model.NUM_LAYERS
+    num_injections: int = len(model.INJECTED_LAYERS)
+    tensor: int = 1
+    precision: Precision = "bf16"
+    kv_precision: KvPrecision = "bf16"
+    weight_shards: int = 1  # FSDP: ranks that share the weights
+    shards_on_host: bool = False
+    resident_blocks: int | None = None  # None: all its layers stay on the card
+    caches_on_host: bool = False
+    latents_per_decode: int = 0  # 0: it does not decode
+    encodes_speech: bool = False
+    encodes_text: bool = False
+    is_one_of_many: bool = False
+    cache_layout: CacheLayout = PRODUCT
+
+
+@lru_cache(maxsize=100_000)
+def forecast(role: RankRole) -> tuple[MemoryItem, ...]:
+    """Return everything a rank keeps or needs for a moment on its card, other programs excepted."""
+    return tuple(
+        MemoryItem(name=name, num_bytes=round(num_bytes), basis=basis)
+        for name, num_bytes, basis in _shares(role)
+    )
+
+
+@lru_cache(maxsize=100_000)
+def forecast_bytes(role: RankRole) -> int:
+    """Return the sum of `forecast`."""
+    return sum(round(num_bytes) for _, num_bytes, _ in _shares(role))
+
+
+def corrected(items: tuple[MemoryItem, ...], factors: Mapping[str, float]) -> tuple[MemoryItem, ...]:
+    """Return the items with those that were measured on this kind of card brought to what was measured."""
+    return tuple(
+        MemoryItem(name=item.name, num_bytes=round(item.num_bytes * factors[item.name]), basis="measured")
+        if item.name in factors
+        else item
+        for item in items
+    )
+
+
+def available_bytes(gpu: GpuSpec) -> int:
+    """Return what a rank may use of a card: what other programs leave, less the safety margin."""
+    return max(0, int(gpu.free_bytes - MARGIN_SHARE * gpu.total_bytes))
+
+
+def weight_bytes(linear_parameters: float, other_parameters: float, precision: Precision) -> float:
+    """Return the bytes of weights of which only the linear layers' may be 8-bit."""
+    return linear_parameters * (1 if precision == "fp8" else _BF16) + other_parameters * _BF16
+
+
+def block_bytes(precision: Precision, tensor: int = 1) -> float:
+    """Return the weights of one transformer block on one rank of a tensor group."""
+    linear = model.BLOCK_LINEAR_PARAMETERS
+    scales = (9 * model.WIDTH + model.FFN_WIDTH) * _SCALE_BYTES if precision == "fp8" else 0
+    return (weight_bytes(linear, model.BLOCK_PARAMETERS - linear, precision) + scales) / tensor
+
+
+def injection_bytes(precision: Precision, tensor: int = 1) -> float:
+    """Return the weights of one audio injection on one rank of a tensor group."""
+    linear = model.INJECTION_LINEAR_PARAMETERS
+    scales = 6 * model.WIDTH * _SCALE_BYTES if precision == "fp8" else 0
+    return (weight_bytes(linear, model.INJECTION_PARAMETERS - linear, precision) + scales) / tensor
+
+
+def rest_bytes() -> int:
+    """Return the weights outside of blocks and injections; every rank of the transformer holds them, in bf16."""
+    return model.REST_PARAMETERS * _BF16
+
+
+def step_cache_bytes(role: RankRole) -> float:
+    """Return the keys and values of one denoising step on this rank."""
+    tokens = role.size.window_tokens
+    if not role.cache_layout.sink_in_every_step:
+        tokens -= role.size.sink_tokens
+    return 2 * tokens * _values_per_token(role) * _KV_BYTES[role.kv_precision]
+
+
+def shared_key_bytes(role: RankRole) -> float:
+    """Return the keys of the sink that all steps of this rank share, in bf16."""
+    layout = role.cache_layout
+    tokens = role.size.frame_tokens if layout.shared_key_tokens is None else layout.shared_key_tokens
+    return tokens * (1 + layout.shared_values) * _values_per_token(role) * _BF16
+
+
+def text_cache_bytes(role: RankRole) -> float:
+    """Return the keys and values of the prompt on this rank, in bf16."""
+    return 2 * model.TEXT_TOKENS * _values_per_token(role) * _BF16 if role.cache_layout.text_is_kept else 0
+
+
+def speech_encoder_bytes(seconds: float) -> float:
+    """Return the speech encoder while it works on a recording of this length."""
+    return SPEECH_ENCODER_BYTES + seconds * SPEECH_BYTES_PER_S
+
+
+def _shares(role: RankRole) -> list[_Share]:
+    shares: list[_Share] = []
+    if role.num_steps:
+        shares += _weight_shares(role)
+        shares += _cache_shares(role)
+        peak = STEP_PEAK_BYTES * role.size.block_tokens / MEASURED_SIZE.block_tokens
+        shares.append(("activations", peak, "measured"))
+    if role.latents_per_decode:
+        shares += _decoder_shares(role)
+    if role.encodes_speech:
+        shares.append(("speech encoder", speech_encoder_bytes(SPEECH_SECONDS), "measured"))
+    if role.encodes_text:
+        weights = model.TEXT_ENCODER_PARAMETERS * _BF16
+        shares.append(("text encoder", weights + TEXT_ENCODER_PEAK_BYTES, "measured"))
+    allocated = sum(num_bytes for _, num_bytes, _ in shares)
+    shares.append(("allocator slack", SLACK_SHARE * allocated, "assumed"))
+    shares.append(("CUDA context", CONTEXT_BYTES, "assumed"))
+    if role.is_one_of_many:
+        shares.append(("communication", COMMUNICATION_BYTES, "assumed"))
+    return shares
+
+
+def _weight_shares(role: RankRole) -> list[_Share]:
+    one_block = block_bytes(role.precision, role.tensor)
+    injections = role.num_injections * injection_bytes(role.precision, role.tensor)
+    if role.weight_shards > 1:
+        share = (
+            0.0 if role.shards_on_host else (role.num_layers * one_block + injections) / role.weight_shards
+        )
+        gathered = _STREAM_BUFFERS * (one_block + injection_bytes(role.precision, role.tensor))
+        return [("weights", share + rest_bytes(), "computed"), ("gathered blocks", gathered, "computed")]
+    if role.resident_blocks is not None:
+        resident = role.resident_blocks * one_block + injections + rest_bytes()
+        return [
+            ("weights", resident, "computed"),
+            ("arriving blocks", _STREAM_BUFFERS * one_block, "computed"),
+        ]
+    return [("weights", role.num_layers * one_block + injections + rest_bytes(), "computed")]
+
+
+def _cache_shares(role: RankRole) -> list[_Share]:
+    caches = role.num_steps * step_cache_bytes(role)
+    if role.caches_on_host:
+        # One layer attends while the next one's keys and values arrive.
+        caches = step_cache_bytes(role) / role.num_layers * min(2, role.num_layers)
+    shares: list[_Share] = [
+        ("key-value caches", caches, "computed"),
+        ("sink keys", shared_key_bytes(role), "computed"),
+    ]
+    if role.cache_layout.text_is_kept:
+        shares.append(("prompt keys", text_cache_bytes(role), "computed"))
+    return shares
+
+
+def _decoder_shares(role: RankRole) -> list[_Share]:
+    weights = model.VAE_PARAMETERS * _BF16
+    measured_cache = DECODER_CACHE_BYTES_PER_PIXEL * MEASURED_SIZE.pixels
+    working = DECODER_PEAK_BYTES[role.latents_per_decode] - weights - measured_cache
+    return [
+        ("decoder weights", weights, "computed"),
+        ("decoder cache", DECODER_CACHE_BYTES_PER_PIXEL * role.size.pixels, "computed"),
+        ("decoder working memory", working * role.size.pixels / MEASURED_SIZE.pixels, "measured"),
+    ]
+
+
+def _values_per_token(role: RankRole) -> float:
+    """Return the values per token of a key (or a value) over the layers of this rank."""
+    return model.WIDTH / role.tensor * role.num_layers

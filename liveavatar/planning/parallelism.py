@@ -1,0 +1,195 @@
+"""Candidates for one stream on a machine, best first: memory per rank, speed, and one sentence why or why not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import combinations
+
+from liveavatar.core.hardware import GpuSpec, Machine
+from liveavatar.core.parallel import KvPrecision, Precision
+from liveavatar.planning import layouts
+from liveavatar.planning.calibration import NOTHING_MEASURED, Calibration
+from liveavatar.planning.evaluation import Details, Evaluator
+from liveavatar.planning.layouts import Configuration
+from liveavatar.planning.model_spec import MAX_STEPS, PICTURES_PER_BLOCK, VideoSize
+
+_MAX_MIXED_MODELS = 4  # more different cards are not tried together
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wishes:
+    """What the operator fixed. None leaves the choice open; 8-bit attention is used only when asked for."""
+
+    num_steps: int = MAX_STEPS
+    precision: Precision | None = None
+    kv_precision: KvPrecision | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.num_steps <= MAX_STEPS:
+            raise ValueError(f"1 to {MAX_STEPS} steps can be run, not {self.num_steps}")
+
+    @property
+    def precisions(self) -> tuple[Precision, ...]:
+        """Return the precisions of weights to try."""
+        return ("bf16", "fp8") if self.precision is None else (self.precision,)
+
+    @property
+    def kv_precisions(self) -> tuple[KvPrecision, ...]:
+        """Return the precisions of caches to try, the plainest first."""
+        return ("bf16", "fp8") if self.kv_precision is None else (self.kv_precision,)
+
+
+ANYTHING = Wishes()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """One way to make a video of this size, whether it fits or not."""
+
+    configuration: Configuration
+    size: VideoSize
+    streams: int  # videos at a time that the machine makes this way
+    block_seconds: float  # from one block to the next; infinite when it does not fit
+    missing_bytes: int  # on the rank that is worst off; 0 when everything fits
+    evaluator: Evaluator = field(repr=False, compare=False)
+    sparest: Configuration | None = None  # what was tried last, when it does not fit
+
+    @property
+    def fits(self) -> bool:
+        """Whether it can run."""
+        return self.sparest is None
+
+    @property
+    def fps(self) -> float:
+        """Return the predicted pictures per second of each stream, 0 when it cannot run."""
+        return PICTURES_PER_BLOCK / self.block_seconds
+
+    @cached_property
+    def details(self) -> Details:
+        """The forecast per rank, the time to the first picture and the reason."""
+        return self.evaluator.details(self.configuration, self.sparest)
+
+
+def candidates(
+    machine: Machine,
+    size: VideoSize,
+    wishes: Wishes = ANYTHING,
+    calibration: Calibration = NOTHING_MEASURED,
+) -> list[Candidate]:
+    """Return every plan for one stream that fits, the fastest first, then those that do not, the closest first."""
+    found: dict[Configuration, Candidate] = {}
+    for group in _groups(machine.gpus):
+        evaluator = Evaluator(group, machine.host_bytes, size, calibration)
+        for candidate in _on_group(evaluator, size, wishes):
+            known = found.get(candidate.configuration)
+            if known is None or _order(candidate) < _order(known):
+                found[candidate.configuration] = candidate
+    return sorted(found.values(), key=_order)
+
+
+def rejections_by_rule(machine: Machine, wishes: Wishes = ANYTHING) -> list[tuple[str, str]]:
+    """Return (plan, reason) of what no amount of memory makes possible on this machine."""
+    rejected = list(layouts.forbidden_plans(len(machine.gpus), wishes.num_steps))
+    names = {gpu.name for gpu in machine.gpus if gpu.fp8_flops is None}
+    if names and "fp8" in wishes.precisions:
+        rejected.append(("fp8 weights", f"The {' and the '.join(sorted(names))} cannot multiply in 8 bits."))
+    names = {gpu.name for gpu in machine.gpus if gpu.compute_capability[0] != 9}
+    if names and "int8" in wishes.kv_precisions:
+        rejected.append(
+            (
+                "8-bit attention",
+                f"Its kernel is for Hopper cards; the {' and the '.join(sorted(names))} is none.",
+            )
+        )
+    if wishes.precision == "fp8" and len(machine.gpus) > 1:
+        rejected.append(("sharded weights (FSDP)", "Sharding gathers parameters; 8-bit weights are none."))
+    return rejected
+
+
+def _on_group(evaluator: Evaluator, size: VideoSize, wishes: Wishes) -> Iterator[Candidate]:
+    """Yield the best variant of every plan and precision, first with everything on the cards, then without."""
+    num_gpus = len(evaluator.gpus)
+    kv_precisions = tuple(kv for kv in wishes.kv_precisions if kv != "int8" or evaluator.attends_in_8_bits)
+    if not kv_precisions:
+        return
+    for precision in wishes.precisions:
+        if precision == "fp8" and not evaluator.multiplies_in_8_bits:
+            continue
+        plans = list(layouts.parallel_plans(num_gpus, wishes.num_steps))
+        if precision == "bf16":  # sharding gathers parameters, and 8-bit weights are none
+            plans += layouts.sharded_plans(num_gpus, wishes.num_steps)
+        for parallel in plans:
+            resident = layouts.resident_variants(parallel, precision, kv_precisions)
+            best = _best(evaluator, size, resident)
+            if best is None:
+                yield _rejected(evaluator, size, resident)
+            else:
+                yield best
+                if best.configuration == resident[0]:  # the plainest fits: nothing is faster
+                    continue
+            offloaded = _best(evaluator, size, layouts.offload_variants(parallel, precision, kv_precisions))
+            if offloaded is not None:
+                yield offloaded
+
+
+def _best(evaluator: Evaluator, size: VideoSize, variants: Sequence[Configuration]) -> Candidate | None:
+    """Return the fastest variant that fits. Variants start with the plainest, which is the fastest if it fits."""
+    best, best_seconds = None, math.inf
+    for index, variant in enumerate(variants):
+        placed = evaluator.placed(variant)
+        if placed is None:
+            continue
+        seconds = evaluator.block_seconds(placed)
+        if seconds < best_seconds:
+            best, best_seconds = placed, seconds
+        if index == 0 and not variant.offload.is_used:
+            break
+    if best is None:
+        return None
+    return Candidate(
+        configuration=best,
+        size=size,
+        streams=len(evaluator.gpus) // best.parallel.world_size,
+        block_seconds=best_seconds,
+        missing_bytes=0,
+        evaluator=evaluator,
+    )
+
+
+def _rejected(evaluator: Evaluator, size: VideoSize, variants: Sequence[Configuration]) -> Candidate:
+    return Candidate(
+        configuration=variants[0],
+        size=size,
+        streams=0,
+        block_seconds=math.inf,
+        missing_bytes=evaluator.missing_bytes(layouts.rank_groups(variants[0], size)),
+        evaluator=evaluator,
+        sparest=variants[-1],
+    )
+
+
+def _order(candidate: Candidate) -> tuple[float, ...]:
+    configuration = candidate.configuration
+    return (
+        not candidate.fits,
+        candidate.missing_bytes,
+        candidate.block_seconds,
+        configuration.parallel.world_size,
+        configuration.offload.is_used,
+        configuration.kv_precision != "bf16",
+        configuration.parallel.tensor,
+        configuration.parallel.layer_parts,
+    )
+
+
+def _groups(gpus: Sequence[GpuSpec]) -> Iterator[list[GpuSpec]]:
+    """Yield the cards of every combination of models, so that a slow card never holds back faster ones."""
+    by_model: dict[str, list[GpuSpec]] = {}
+    for gpu in gpus:
+        by_model.setdefault(gpu.name, []).append(gpu)
+    for count in range(1, min(len(by_model), _MAX_MIXED_MODELS) + 1):
+        for names in combinations(by_model, count):
+            yield [gpu for name in names for gpu in by_model[name]]
