@@ -65,7 +65,7 @@ def random_model(num_layers: int, precision: str, device: torch.device) -> S2VTr
     config = S2V_14B | {"num_layers": num_layers, "audio_inject_layers": injected}
     torch.set_default_dtype(torch.bfloat16)
     with device:
-        model = S2VTransformer(**config).eval()
+        model: S2VTransformer = S2VTransformer(**config).eval()
     torch.set_default_dtype(torch.float32)
     if precision == "fp8":
         quantize_linears(model)
@@ -135,7 +135,7 @@ def synchronize() -> None:
 
 def relative_rms(actual: Tensor, expected: Tensor) -> float:
     """Return the root mean square of the difference over that of the expected tensor."""
-    return ((actual.float() - expected.float()).norm() / expected.float().norm()).item()
+    return float((actual.float() - expected.float()).norm() / expected.float().norm())
 
 
 def report(times_ms: list[float], num_layers: int, device: torch.device) -> None:
