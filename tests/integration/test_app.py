@@ -1,0 +1,94 @@
+"""`python app.py` as a person starts it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.conftest import REPOSITORY, wait_until
+
+
+def start(data_dir: Path, *arguments: str) -> subprocess.Popen[str]:
+    environment = os.environ | {"LIVEAVATAR_DATA_DIR": str(data_dir)}
+    return subprocess.Popen(
+        [sys.executable, "app.py", *arguments],
+        cwd=REPOSITORY,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def answers(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=2) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def app(tmp_path: Path, free_port: int) -> Iterator[subprocess.Popen[str]]:
+    process = start(tmp_path, "--port", str(free_port))
+    wait_until(lambda: answers(free_port), timeout_s=60)
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def worker_of(app: subprocess.Popen[str]) -> psutil.Process | None:
+    children = psutil.Process(app.pid).children()
+    return next((child for child in children if "liveavatar.worker" in child.cmdline()), None)
+
+
+def test_the_app_never_loads_torch_and_takes_its_worker_along(
+    app: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    wait_until(lambda: worker_of(app) is not None)
+    worker = worker_of(app)
+    assert worker is not None
+    wait_until(lambda: any("libtorch" in library.path for library in worker.memory_maps()), timeout_s=60)
+    assert not any("libtorch" in library.path for library in psutil.Process(app.pid).memory_maps())
+
+    refused = start(tmp_path)  # the same data folder
+    _, message = refused.communicate(timeout=60)
+    assert refused.returncode == 1
+    assert "already running" in message
+
+    app.send_signal(signal.SIGTERM)
+    assert app.wait(timeout=20) == 0
+    wait_until(lambda: not worker.is_running(), timeout_s=5)
+
+
+def test_a_taken_port_is_said(tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        process = start(tmp_path, "--port", str(other.getsockname()[1]))
+        _, message = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "--port" in message
+
+
+def test_a_bad_setting_is_said(tmp_path: Path) -> None:
+    process = start(tmp_path, "--port", "0")
+    _, message = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "port must be" in message
