@@ -11,7 +11,7 @@ from liveavatar.core.errors import Diagnosis, LiveAvatarError
 _TRY_AGAIN = "Press Generate again; a fresh engine is started by itself."
 
 
-def engine_exited(exit_code: int) -> Diagnosis:
+def engine_exited(exit_code: int, *, is_start: bool) -> Diagnosis:
     """Explain why the engine process is gone. Negative exit codes are signals, as in `subprocess`."""
     facts = {"exit_code": exit_code}
     if exit_code == -signal.SIGKILL:
@@ -33,7 +33,7 @@ def engine_exited(exit_code: int) -> Diagnosis:
         )
     return Diagnosis(
         code="engine_exited",
-        title="The engine ended before the video was done.",
+        title="The engine could not start." if is_start else "The engine ended before the video was done.",
         cause=f"Its process left with code {exit_code}; the reason is recorded in engine.log.",
         remedy=_TRY_AGAIN,
         facts=facts,

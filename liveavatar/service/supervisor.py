@@ -47,6 +47,7 @@ from liveavatar.diagnostics.diagnose import engine_exited, engine_silent
 
 log = logging.getLogger(__name__)
 
+_IMPORT_ROOT = str(Path(__file__).parents[2])  # the app may have been started from any folder
 _POLL_S = 0.05
 _REAP_S = 5.0
 
@@ -98,6 +99,8 @@ class EngineSupervisor:
                 stdin=subprocess.DEVNULL,
                 stdout=log_file,
                 stderr=log_file,
+                env=os.environ
+                | {"PYTHONPATH": os.pathsep.join([_IMPORT_ROOT, os.environ.get("PYTHONPATH", "")])},
                 start_new_session=True,  # a group of its own, so that the whole of it can be ended
             )
         self._last_heard = time.monotonic()
@@ -225,7 +228,7 @@ class EngineSupervisor:
         if exit_code is not None:
             if self._events.poll(100):
                 return  # its last words are still in the socket: hear them first
-            raise self._failed(engine_exited(exit_code))
+            raise self._failed(engine_exited(exit_code, is_start=self.phase is not Phase.READY))
         now = time.monotonic()
         if now - self._last_heard > self._deadlines.heartbeat_s and self.phase is not Phase.STARTING:
             raise self._hung("give a sign of life", self._deadlines.heartbeat_s)

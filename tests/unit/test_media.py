@@ -77,6 +77,21 @@ def test_odd_sizes_are_refused() -> None:
         StreamEncoder(127, 96)
 
 
+def test_every_piece_ends_with_a_whole_fragment(tmp_path: Path) -> None:
+    """So a log is whole after every append, and a reader never sees it shrink."""
+    encoder, log = StreamEncoder(128, 96), tmp_path / "media.mp4"
+    log.touch()
+    noise = np.random.default_rng(0)
+    for _ in range(20):
+        frames = [noise.integers(0, 255, (96, 128, 3), dtype=np.uint8) for _ in range(10)]
+        with log.open("ab") as file:
+            file.write(encoder.encode(frames, np.zeros(10 * SAMPLES, np.int16)))
+        assert complete_length(log) == log.stat().st_size
+    with log.open("ab") as file:
+        file.write(encoder.finish())
+    assert complete_length(log) == log.stat().st_size > 0
+
+
 def test_a_torn_log_still_gives_a_video(tmp_path: Path) -> None:
     data = encode(100)
     for length in (len(data) // 2, len(data) // 3, 5000):

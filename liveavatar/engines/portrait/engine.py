@@ -31,7 +31,7 @@ from liveavatar.media.encoder import StreamEncoder
 log = logging.getLogger(__name__)
 
 CHUNK_FRAMES = 10  # 0.4 s: what the page waits for at least
-_FACE_SEARCH_S = 10.0  # a busy machine may need several seconds for the whole pyramid
+_FACE_SEARCH_S = 8.0  # processor seconds; the whole pyramid takes about five
 _SAMPLES_PER_FRAME = AUDIO_RATE // FPS
 
 Picture = NDArray[np.uint8]
