@@ -6,7 +6,7 @@ import argparse
 import logging
 from collections.abc import Sequence
 
-from liveavatar.cli import doctor, generate
+from liveavatar.cli import doctor, generate, plan
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -21,6 +21,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     doctor_parser = commands.add_parser("doctor", help="check a model checkpoint")
     doctor.add_options(doctor_parser)
     doctor_parser.set_defaults(run=doctor.run)
+    plan_parser = commands.add_parser("plan", help="what would run on which graphics cards")
+    plan.add_options(plan_parser)
+    plan_parser.set_defaults(run=plan.run)
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING)
     exit_code: int = options.run(options)

@@ -47,6 +47,11 @@ class MemoryBudget:
         return max(0, self.needed_bytes - self.available_bytes)
 
     @property
+    def spare_bytes(self) -> int:
+        """Return what stays free; negative when something does not fit."""
+        return self.available_bytes - self.needed_bytes
+
+    @property
     def fits(self) -> bool:
         """Whether everything fits."""
         return self.needed_bytes <= self.available_bytes

@@ -103,8 +103,9 @@ class Offload:
     resident_blocks: int | None = None  # transformer blocks that stay on each card; None: all
     caches: bool = False  # keys and values of the steps that do not run at the moment
     sharded_weights: bool = False  # the shares of FSDP
+    text_encoder: bool = False  # runs on the processor, once per new prompt
 
     @property
     def is_used(self) -> bool:
-        """Whether anything waits in host memory."""
+        """Whether steps wait for host memory."""
         return self.resident_blocks is not None or self.caches or self.sharded_weights

@@ -17,6 +17,7 @@ from liveavatar.planning.memory_model import RankRole
 from liveavatar.planning.model_spec import WINDOW_BLOCKS, VideoSize
 from liveavatar.planning.speed_model import StepSeconds
 
+_HOST_SHARE = 0.8  # of host memory that may be taken
 _LINK_IS_WORTH_A_WORD = 0.2  # of a step
 
 
@@ -27,6 +28,7 @@ class Details:
     budgets: tuple[MemoryBudget, ...]  # by rank
     rank_seconds: tuple[float, ...]  # work of each rank on one block
     first_frame_seconds: float  # engine loaded, portrait new
+    host_bytes: int  # of weights and caches kept in host memory
     reason: str  # why it is as fast as it is, or why it cannot run
 
 
@@ -67,7 +69,7 @@ class Evaluator:
         if self.missing_bytes(groups) > 0:
             return None
         if configuration.offload.is_used and self._host_bytes is not None:
-            return configuration if host_bytes(groups) <= self._host_bytes else None
+            return configuration if host_bytes(groups) <= _HOST_SHARE * self._host_bytes else None
         return configuration
 
     def missing_bytes(self, groups: Sequence[RankGroup]) -> int:
@@ -106,6 +108,20 @@ class Evaluator:
         )
 
     # ---------------------------------------------------------------------------------------- speed
+    def fps_limit(self, num_steps: int, precisions: Sequence[Precision], kv_precision: KvPrecision) -> float:
+        """Return a speed that no plan exceeds: the work shared evenly by all cards, nothing else counted."""
+        num_ranks = min(len(self.gpus), layouts.MAX_WORLD)
+        fastest = min(
+            (step.matrix + step.attention) * num_steps / num_ranks
+            for step in (
+                speed_model.step_seconds(self._speed, self._size, precision, kv_precision)
+                for precision in precisions
+                if precision == "bf16" or self.multiplies_in_8_bits
+            )
+        )
+        decoding = speed_model.decode_seconds(self._speed, self._size, 3)
+        return speed_model.BLOCK_PICTURES / (max(fastest, decoding) * self._slowdown)
+
     def block_seconds(self, configuration: Configuration) -> float:
         """Return the time from one block to the next: that of the busiest rank."""
         groups = layouts.rank_groups(configuration, self._size)
@@ -151,11 +167,34 @@ class Evaluator:
     # ---------------------------------------------------------------------------------------- to show
     def details(self, configuration: Configuration, sparest: Configuration | None = None) -> Details:
         """Return all there is to say. `sparest` is what was tried last for a configuration that does not fit."""
-        groups = layouts.rank_groups(configuration, self._size)
-        roles = layouts.roles_by_rank(groups)
-        order = sorted(range(len(roles)), key=lambda rank: self._need(roles[rank]), reverse=True)
+        roles = layouts.roles_by_rank(layouts.rank_groups(configuration, self._size))
+        budgets = self._budgets(configuration, roles)
+        if sparest is not None:
+            return Details(
+                budgets=budgets,
+                rank_seconds=(),
+                first_frame_seconds=math.inf,
+                host_bytes=0,
+                reason=_why_not(budgets, self.missing_bytes(layouts.rank_groups(sparest, self._size))),
+            )
+        host = max(budgets, key=lambda budget: budget.spare_bytes)
+        if host.spare_bytes >= memory_model.text_encoder_bytes():
+            roles[host.rank] = dataclasses.replace(roles[host.rank], encodes_text=True)
+            budgets = self._budgets(configuration, roles)
+        return Details(
+            budgets=budgets,
+            rank_seconds=tuple(self._busy_seconds(configuration, role) for role in roles),
+            first_frame_seconds=self._first_frame_seconds(configuration, roles),
+            host_bytes=host_bytes(layouts.rank_groups(configuration, self._size)),
+            reason=self._why(configuration, roles),
+        )
+
+    def _budgets(self, configuration: Configuration, roles: Sequence[RankRole]) -> tuple[MemoryBudget, ...]:
+        """Give the neediest rank the emptiest card. The text encoder, where it fits, changes no card."""
+        needs = [self._need(dataclasses.replace(role, encodes_text=False)) for role in roles]
+        order = sorted(range(len(roles)), key=lambda rank: needs[rank], reverse=True)
         card_of = dict(zip(order, range(len(roles)), strict=True))
-        budgets = tuple(
+        return tuple(
             MemoryBudget(
                 rank=rank,
                 role=layouts.role_name(configuration, rank),
@@ -164,19 +203,6 @@ class Evaluator:
                 items=memory_model.corrected(memory_model.forecast(role), self._factors[card_of[rank]]),
             )
             for rank, role in enumerate(roles)
-        )
-        if sparest is not None:
-            return Details(
-                budgets=budgets,
-                rank_seconds=(),
-                first_frame_seconds=math.inf,
-                reason=_why_not(budgets, self.missing_bytes(layouts.rank_groups(sparest, self._size))),
-            )
-        return Details(
-            budgets=budgets,
-            rank_seconds=tuple(self._busy_seconds(configuration, role) for role in roles),
-            first_frame_seconds=self._first_frame_seconds(configuration, roles),
-            reason=self._why(configuration, roles),
         )
 
     def _why(self, configuration: Configuration, roles: Sequence[RankRole]) -> str:

@@ -71,7 +71,7 @@ def _normalise(name: str) -> str:
     """Reduce "NVIDIA GeForce RTX 4090" and "rtx-4090" to "4090"."""
     words = re.sub(r"[^a-z0-9]+", " ", name.lower()).split()
     dropped = {"nvidia", "geforce", "rtx", "generation", "gpu", "tesla", "edition", "workstation", "server"}
-    return "".join(word for word in words if word not in dropped)
+    return "".join(word for word in words if word not in dropped).removeprefix("rtx")
 
 
 # Of two cards that share an alias the first one is meant: "H100" is the SXM card, "A100" the one with 80 GB.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 from liveavatar.core.parallel import KvPrecision, Offload, ParallelPlan, Precision
@@ -24,7 +24,7 @@ class Configuration:
     parallel: ParallelPlan
     precision: Precision
     kv_precision: KvPrecision = "bf16"
-    offload: Offload = Offload()
+    offload: Offload = field(default_factory=Offload)
     latents_per_decode: int = 3
 
     def describe(self) -> str:

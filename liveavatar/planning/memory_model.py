@@ -161,6 +161,11 @@ def text_cache_bytes(role: RankRole) -> float:
     return 2 * model.TEXT_TOKENS * _values_per_token(role) * _BF16 if role.cache_layout.text_is_kept else 0
 
 
+def text_encoder_bytes() -> float:
+    """Return the text encoder while it works on a prompt, the allocator's share included."""
+    return (model.TEXT_ENCODER_PARAMETERS * _BF16 + TEXT_ENCODER_PEAK_BYTES) * (1 + SLACK_SHARE)
+
+
 def speech_encoder_bytes(seconds: float) -> float:
     """Return the speech encoder while it works on a recording of this length."""
     return SPEECH_ENCODER_BYTES + seconds * SPEECH_BYTES_PER_S

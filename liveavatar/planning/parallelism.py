@@ -90,6 +90,30 @@ def candidates(
     return sorted(found.values(), key=_order)
 
 
+def reaches(
+    machine: Machine,
+    size: VideoSize,
+    min_fps: float,
+    wishes: Wishes = ANYTHING,
+    calibration: Calibration = NOTHING_MEASURED,
+) -> bool:
+    """Return whether some plan makes at least `min_fps`; the quick form of `candidates`, with the same answer."""
+    for group in _groups(machine.gpus):
+        evaluator = Evaluator(group, machine.host_bytes, size, calibration)
+        kv_precisions = _usable(wishes.kv_precisions, evaluator)
+        precisions = [p for p in wishes.precisions if p == "bf16" or evaluator.multiplies_in_8_bits]
+        if not kv_precisions or not precisions:
+            continue
+        if evaluator.fps_limit(wishes.num_steps, precisions, kv_precisions[0]) < min_fps:
+            continue
+        if any(
+            candidate.fits and candidate.fps >= min_fps
+            for candidate in _on_group(evaluator, size, wishes, min_fps=min_fps)
+        ):
+            return True
+    return False
+
+
 def rejections_by_rule(machine: Machine, wishes: Wishes = ANYTHING) -> list[tuple[str, str]]:
     """Return (plan, reason) of what no amount of memory makes possible on this machine."""
     rejected = list(layouts.forbidden_plans(len(machine.gpus), wishes.num_steps))
@@ -109,10 +133,19 @@ def rejections_by_rule(machine: Machine, wishes: Wishes = ANYTHING) -> list[tupl
     return rejected
 
 
-def _on_group(evaluator: Evaluator, size: VideoSize, wishes: Wishes) -> Iterator[Candidate]:
-    """Yield the best variant of every plan and precision, first with everything on the cards, then without."""
+def _usable(kv_precisions: Sequence[KvPrecision], evaluator: Evaluator) -> tuple[KvPrecision, ...]:
+    return tuple(kv for kv in kv_precisions if kv != "int8" or evaluator.attends_in_8_bits)
+
+
+def _on_group(
+    evaluator: Evaluator, size: VideoSize, wishes: Wishes, *, min_fps: float = 0.0
+) -> Iterator[Candidate]:
+    """Yield the best variant of every plan and precision, first with everything on the cards, then without.
+
+    Plans that cannot make `min_fps` with any amount of memory are left out.
+    """
     num_gpus = len(evaluator.gpus)
-    kv_precisions = tuple(kv for kv in wishes.kv_precisions if kv != "int8" or evaluator.attends_in_8_bits)
+    kv_precisions = _usable(wishes.kv_precisions, evaluator)
     if not kv_precisions:
         return
     for precision in wishes.precisions:
@@ -123,6 +156,8 @@ def _on_group(evaluator: Evaluator, size: VideoSize, wishes: Wishes) -> Iterator
             plans += layouts.sharded_plans(num_gpus, wishes.num_steps)
         for parallel in plans:
             resident = layouts.resident_variants(parallel, precision, kv_precisions)
+            if min_fps and PICTURES_PER_BLOCK / evaluator.block_seconds(resident[0]) < min_fps:
+                continue
             best = _best(evaluator, size, resident)
             if best is None:
                 yield _rejected(evaluator, size, resident)
@@ -152,7 +187,8 @@ def _best(evaluator: Evaluator, size: VideoSize, variants: Sequence[Configuratio
     return Candidate(
         configuration=best,
         size=size,
-        streams=len(evaluator.gpus) // best.parallel.world_size,
+        # Streams that read from host memory would share its bandwidth, which is spoken for.
+        streams=1 if best.offload.is_used else len(evaluator.gpus) // best.parallel.world_size,
         block_seconds=best_seconds,
         missing_bytes=0,
         evaluator=evaluator,

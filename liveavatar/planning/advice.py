@@ -1,0 +1,110 @@
+"""Which single change would bring a larger size, or real time: more cards, other cards, fewer steps."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+from liveavatar.core.hardware import Machine
+from liveavatar.planning.choice import REAL_TIME_FPS, WIDESCREEN, Choice, auto_sizes
+from liveavatar.planning.hardware_table import CARDS
+from liveavatar.planning.layouts import MAX_WORLD
+from liveavatar.planning.model_spec import VideoSize
+from liveavatar.planning.parallelism import Wishes, reaches
+
+_ANY_SPEED = 1e-6
+
+
+def advise(choice: Choice) -> tuple[str, ...]:
+    """Return plain sentences, each checked with the planner itself."""
+    best = choice.best
+    if best is None:
+        return _all(_to_fit_at_all(choice))
+    sentences = [*_to_larger_size(choice)]
+    if best.fps < REAL_TIME_FPS:
+        sentences += _to_real_time(choice)
+    return _all(iter(sentences))
+
+
+def _to_fit_at_all(choice: Choice) -> Iterator[str]:
+    smaller = _first_that_reaches(choice, _smaller_sizes(choice), _ANY_SPEED)
+    if smaller is not None:
+        yield f"{smaller} fits on these cards."
+    yield _would_take(choice, choice.size, _ANY_SPEED, f"{choice.size}")
+
+
+def _to_larger_size(choice: Choice) -> Iterator[str]:
+    """Yield what the next larger of the automatic sizes would take."""
+    if choice.size_was_fixed or choice.size == choice.sizes[0]:
+        return
+    larger = choice.sizes[choice.sizes.index(choice.size) - 1]
+    yield _would_take(choice, larger, choice.min_fps, f"{larger} at {choice.min_fps:g} pictures per second")
+
+
+def _to_real_time(choice: Choice) -> Iterator[str]:
+    smaller = _first_that_reaches(choice, _smaller_sizes(choice), REAL_TIME_FPS)
+    if smaller is not None:
+        yield f"Real time ({REAL_TIME_FPS} pictures per second) is reached at {smaller}."
+    yield _would_take(choice, choice.size, REAL_TIME_FPS, f"Real time at {choice.size}")
+
+
+def _smaller_sizes(choice: Choice) -> list[VideoSize]:
+    """Return the smaller sizes of the same shape, the largest first."""
+    sizes = choice.sizes
+    if choice.size_was_fixed:
+        across = choice.size.width >= choice.size.height
+        sizes = auto_sizes(WIDESCREEN if across else (WIDESCREEN[1], WIDESCREEN[0]))
+    return [size for size in sizes if size.pixels < choice.size.pixels]
+
+
+def _first_that_reaches(choice: Choice, sizes: list[VideoSize], fps: float) -> VideoSize | None:
+    return next((size for size in sizes if reaches(choice.machine, size, fps, choice.wishes)), None)
+
+
+def _would_take(choice: Choice, size: VideoSize, fps: float, goal: str) -> str:
+    """Return "GOAL would take A, or B." with the smallest change of each kind, or that none of them is enough."""
+    ways = [
+        way
+        for way in (
+            _more_cards(choice, size, fps),
+            _other_card(choice, size, fps),
+            _fewer_steps(choice, size, fps),
+        )
+        if way
+    ]
+    if not ways:
+        return f"{goal} is out of reach with one change to this machine."
+    return f"{goal} would take {', or '.join(ways)}."
+
+
+def _more_cards(choice: Choice, size: VideoSize, fps: float) -> str:
+    gpus = choice.machine.gpus
+    if not gpus or len({gpu.name for gpu in gpus}) > 1:
+        return ""
+    for count in range(len(gpus) + 1, min(MAX_WORLD, 2 * len(gpus) + 3) + 1):
+        machine = dataclasses.replace(choice.machine, gpus=(gpus[0],) * count)
+        if reaches(machine, size, fps, choice.wishes):
+            return f"{count} x {gpus[0].name}"
+    return ""
+
+
+def _other_card(choice: Choice, size: VideoSize, fps: float) -> str:
+    count = max(1, len(choice.machine.gpus))
+    names = {gpu.name for gpu in choice.machine.gpus}
+    for row in sorted(CARDS, key=lambda row: (row.printed_gb, row.spec.bf16_flops)):
+        machine = Machine(gpus=(row.spec,) * count, host_bytes=choice.machine.host_bytes)
+        if row.spec.name not in names and reaches(machine, size, fps, choice.wishes):
+            return f"{count} x {row.spec.name}"
+    return ""
+
+
+def _fewer_steps(choice: Choice, size: VideoSize, fps: float) -> str:
+    for num_steps in range(choice.wishes.num_steps - 1, 0, -1):
+        wishes: Wishes = dataclasses.replace(choice.wishes, num_steps=num_steps)
+        if reaches(choice.machine, size, fps, wishes):
+            return f"{num_steps} step{'s' if num_steps > 1 else ''} with less detail"
+    return ""
+
+
+def _all(sentences: Iterator[str]) -> tuple[str, ...]:
+    return tuple(sentence for sentence in sentences if sentence)

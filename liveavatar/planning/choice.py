@@ -1,0 +1,199 @@
+"""Which size and which plan: the largest size that is fast enough, made by the fastest plan that fits."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+
+from liveavatar.core.area_sizes import size_for_area
+from liveavatar.core.errors import Diagnosis, InputRejected
+from liveavatar.core.hardware import Machine
+from liveavatar.core.memory import gib_text
+from liveavatar.core.plan import ExecutionPlan
+from liveavatar.core.request import AUTO
+from liveavatar.core.sizes import SIZES
+from liveavatar.planning import memory_model
+from liveavatar.planning.calibration import NOTHING_MEASURED, Calibration
+from liveavatar.planning.model_spec import VideoSize
+from liveavatar.planning.parallelism import (
+    ANYTHING,
+    Candidate,
+    Wishes,
+    candidates,
+    reaches,
+    rejections_by_rule,
+)
+
+REAL_TIME_FPS = 25
+# An automatic size is made at least this fast: a minute of video in five minutes.
+DEFAULT_MIN_FPS = 5.0
+WIDESCREEN = (1920, 1080)
+
+# The model's own sizes beside those the page offers; automatic choice goes through these areas.
+_MODEL_SIZES = ("1280*720", "1024*704", "832*480", "720*400", "704*384", "688*368", "384*256")
+_AUTO_AREAS = tuple(math.prod(map(int, name.split("*"))) for name in _MODEL_SIZES)
+_PICTURE_SCALE = 4  # a size without a picture stands for a large picture of that shape
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What would run, what else could, what could not, and why."""
+
+    machine: Machine
+    wishes: Wishes
+    min_fps: float
+    size: VideoSize
+    sizes: tuple[VideoSize, ...]  # all that could have been chosen, the largest first
+    size_was_fixed: bool
+    candidates: tuple[Candidate, ...]  # the best first, then those that do not fit
+    ruled_out: tuple[tuple[str, str], ...]  # (plan, reason)
+    decisions: tuple[str, ...]
+
+    @property
+    def best(self) -> Candidate | None:
+        """The plan that would run, None when nothing fits."""
+        return next((candidate for candidate in self.candidates if candidate.fits), None)
+
+
+def choose(
+    machine: Machine,
+    *,
+    size: str = AUTO,
+    picture: tuple[int, int] | None = None,
+    wishes: Wishes = ANYTHING,
+    min_fps: float = DEFAULT_MIN_FPS,
+    calibration: Calibration = NOTHING_MEASURED,
+) -> Choice:
+    """Return the choice for a picture of (width, height) pixels, widescreen when there is none.
+
+    Raises InputRejected for a size that is not offered.
+    """
+    if size == AUTO:
+        sizes = auto_sizes(picture or WIDESCREEN)
+        video_size, sentence = _largest_fast_enough(machine, sizes, wishes, min_fps, calibration)
+    else:
+        video_size, sentence = fixed_size(size, picture)
+        sizes = (video_size,)
+    return Choice(
+        machine=machine,
+        wishes=wishes,
+        min_fps=min_fps,
+        size=video_size,
+        sizes=sizes,
+        size_was_fixed=size != AUTO,
+        candidates=tuple(candidates(machine, video_size, wishes, calibration)),
+        ruled_out=tuple(rejections_by_rule(machine, wishes)),
+        decisions=(sentence,) if sentence else (),
+    )
+
+
+def auto_sizes(picture: tuple[int, int]) -> tuple[VideoSize, ...]:
+    """Return the sizes for a picture of (width, height), the largest first."""
+    return tuple(dict.fromkeys(_video_size(picture, area) for area in _AUTO_AREAS))
+
+
+def fixed_size(text: str, picture: tuple[int, int] | None = None) -> tuple[VideoSize, str]:
+    """Return the size the model makes of "720*400", and a sentence when that differs. Raises InputRejected."""
+    match = re.fullmatch(r"\s*(\d{1,5})\s*[*xX×]\s*(\d{1,5})\s*", text)
+    asked = (int(match[1]), int(match[2])) if match else (0, 0)
+    offered = {_parse(name) for name in (*SIZES, *_MODEL_SIZES)}
+    if asked not in offered and asked[::-1] not in offered:
+        names = ", ".join(dict.fromkeys((*_MODEL_SIZES, *SIZES)))
+        raise InputRejected(
+            Diagnosis(
+                code="unknown_size",
+                title=f"The picture size “{text}” is not offered.",
+                cause="The model makes sizes near those it was trained on.",
+                remedy=f"Choose auto or one of {names}, upright or across.",
+            )
+        )
+    shape = picture or (asked[0] * _PICTURE_SCALE, asked[1] * _PICTURE_SCALE)
+    size = _video_size(shape, asked[0] * asked[1])
+    if (size.width, size.height) == asked:
+        return size, ""
+    return size, f"{asked[0]}*{asked[1]} becomes {size}: the model's sides are multiples of 64."
+
+
+def execution_plan(choice: Choice) -> ExecutionPlan:
+    """Return the plan the engine carries out. Raises InputRejected when nothing fits."""
+    best = choice.best
+    if best is None:
+        closest = choice.candidates[0].details.reason if choice.candidates else "There is no graphics card."
+        raise InputRejected(
+            Diagnosis(
+                code="nothing_fits",
+                title=f"{choice.size} does not fit on {choice.machine.describe()}.",
+                cause=closest,
+                remedy="Choose a smaller size, or run python -m liveavatar plan for what would fit.",
+            )
+        )
+    configuration = best.configuration
+    return ExecutionPlan(
+        engine="s2v",
+        width=choice.size.width,
+        height=choice.size.height,
+        decisions=choice.decisions + plan_sentences(best),
+        parallel=configuration.parallel,
+        precision=configuration.precision,
+        kv_precision=configuration.kv_precision,
+        offload=configuration.offload,
+        latents_per_decode=configuration.latents_per_decode,
+        budgets=best.details.budgets,
+    )
+
+
+def plan_sentences(candidate: Candidate) -> tuple[str, ...]:
+    """Return what was decided by itself in a plan that fits, one sentence each."""
+    configuration = candidate.configuration
+    sentences = [candidate.details.reason]
+    if configuration.precision == "fp8":
+        sentences.append(
+            "Weights are 8-bit: half the memory; the published evaluation scores them like 16-bit ones."
+        )
+    if configuration.kv_precision == "fp8":
+        sentences.append(
+            "Cached keys and values are kept in 8 bits because 16 do not fit; the picture may differ slightly."
+        )
+    if configuration.latents_per_decode == 1:
+        sentences.append(
+            "The decoder takes one latent frame at a time, which needs less memory and more time."
+        )
+    if configuration.offload.is_used:
+        sentences.append(f"{gib_text(candidate.details.host_bytes)} wait in host memory.")
+    text_ranks = [
+        budget.rank for budget in candidate.details.budgets if budget.item_bytes("text encoder") > 0
+    ]
+    size = gib_text(memory_model.text_encoder_bytes())
+    if text_ranks:
+        sentences.append(f"The text encoder ({size}) stays on the card of rank {text_ranks[0]}.")
+    else:
+        sentences.append(f"The text encoder ({size}) runs on the processor, once for every new prompt.")
+    return tuple(sentences)
+
+
+def _largest_fast_enough(
+    machine: Machine,
+    sizes: tuple[VideoSize, ...],
+    wishes: Wishes,
+    min_fps: float,
+    calibration: Calibration,
+) -> tuple[VideoSize, str]:
+    for size in sizes:
+        if reaches(machine, size, min_fps, wishes, calibration):
+            return (
+                size,
+                f"{size} is the largest size that is made at {min_fps:g} pictures per second or more.",
+            )
+    return sizes[-1], f"No size is made at {min_fps:g} pictures per second; {sizes[-1]} is the smallest."
+
+
+def _video_size(picture: tuple[int, int], area: int) -> VideoSize:
+    width, height = picture
+    video_height, video_width = size_for_area(height, width, area)
+    return VideoSize(video_width, video_height)
+
+
+def _parse(name: str) -> tuple[int, int]:
+    width, height = name.split("*")
+    return int(width), int(height)
