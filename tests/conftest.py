@@ -17,7 +17,7 @@ from liveavatar.core.request import GenerationRequest
 from liveavatar.service.facade import Studio
 
 REPOSITORY = Path(__file__).parents[1]
-FAST_DEADLINES = Deadlines(start_s=20, load_s=20, first_chunk_s=10, chunk_s=1.5, stop_s=1.5, shutdown_s=2)
+FAST_DEADLINES = Deadlines(start_s=20, load_s=20, first_chunk_s=20, chunk_s=10, stop_s=1.5, shutdown_s=2)
 
 
 @pytest.fixture(scope="session")

@@ -20,9 +20,9 @@ from tests.conftest import REPOSITORY, wait_until
 
 def start(data_dir: Path, *arguments: str) -> subprocess.Popen[str]:
     environment = os.environ | {"LIVEAVATAR_DATA_DIR": str(data_dir)}
-    return subprocess.Popen(
-        [sys.executable, "app.py", *arguments],
-        cwd=REPOSITORY,
+    return subprocess.Popen(  # from another folder: nothing may depend on where it is started
+        [sys.executable, str(REPOSITORY / "app.py"), *arguments],
+        cwd=data_dir,
         env=environment,
         stderr=subprocess.PIPE,
         text=True,

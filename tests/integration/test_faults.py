@@ -143,7 +143,7 @@ def test_engine_that_cannot_load(
     fake_config: AppConfig, make_request: MakeRequest, monkeypatch: pytest.MonkeyPatch, mode: str, code: str
 ) -> None:
     monkeypatch.setenv("FAKE_LOAD", mode)
-    deadlines = dataclasses.replace(fake_config.deadlines, load_s=1.0)
+    deadlines = dataclasses.replace(fake_config.deadlines, load_s=3.0)
     studio = Studio(dataclasses.replace(fake_config, deadlines=deadlines))
     studio.start()
     try:

@@ -150,7 +150,8 @@ class FaceFinder:
         """Return each face once, the largest first; an empty list when there is none.
 
         The limit is in processor seconds, so that a busy machine finds the same faces as an idle one. When it is
-        over the search ends with what it has by then; one step (a cascade, a batch of crops) may outlast it. Raises ValueError unless the picture is 8-bit BGR.
+        over the search ends with what it has by then; one step (a cascade, a batch of crops) may outlast it.
+        Raises ValueError unless the picture is 8-bit BGR.
         """
         if (
             image_bgr.ndim != 3
