@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from dataclasses import dataclass
@@ -137,7 +138,7 @@ def execution_plan(choice: Choice) -> ExecutionPlan:
         parallel=configuration.parallel,
         precision=configuration.precision,
         kv_precision=configuration.kv_precision,
-        offload=configuration.offload,
+        offload=dataclasses.replace(configuration.offload, text_encoder=text_rank(best) is None),
         latents_per_decode=configuration.latents_per_decode,
         budgets=best.details.budgets,
     )
@@ -161,15 +162,18 @@ def plan_sentences(candidate: Candidate) -> tuple[str, ...]:
         )
     if configuration.offload.is_used:
         sentences.append(f"{gib_text(candidate.details.host_bytes)} wait in host memory.")
-    text_ranks = [
-        budget.rank for budget in candidate.details.budgets if budget.item_bytes("text encoder") > 0
-    ]
-    size = gib_text(memory_model.text_encoder_bytes())
-    if text_ranks:
-        sentences.append(f"The text encoder ({size}) stays on the card of rank {text_ranks[0]}.")
-    else:
+    size, rank = gib_text(memory_model.text_encoder_bytes()), text_rank(candidate)
+    if rank is None:
         sentences.append(f"The text encoder ({size}) runs on the processor, once for every new prompt.")
+    else:
+        sentences.append(f"The text encoder ({size}) stays on the card of rank {rank}.")
     return tuple(sentences)
+
+
+def text_rank(candidate: Candidate) -> int | None:
+    """Return the rank whose card has room for the text encoder, None when no card has."""
+    budgets = candidate.details.budgets
+    return next((budget.rank for budget in budgets if budget.item_bytes("text encoder") > 0), None)
 
 
 def _largest_fast_enough(

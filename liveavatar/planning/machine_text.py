@@ -10,7 +10,7 @@ from liveavatar.core.hardware import GpuSpec, Machine
 from liveavatar.core.memory import GIB
 from liveavatar.planning.hardware_table import CARDS, card_of_size, find_card, typical_name
 
-MAX_GPUS = 64
+MAX_GPUS, MAX_KINDS = 64, 4
 _SMALLEST_GB, _LARGEST_GB = 4, 512
 _NAME_TOLERANCE = 0.15  # "H100-80G": the printed size may be a little off the table's, as with 141 and 144 GB
 
@@ -28,6 +28,8 @@ def parse_machine(text: str, *, host_bytes: int | None = None) -> Machine:
         gpus += _parse_group(group.strip(), text)
     if len(gpus) > MAX_GPUS:
         raise _rejected(text, f"{len(gpus)} cards are more than the {MAX_GPUS} that can be planned for.")
+    if len({gpu.name for gpu in gpus}) > MAX_KINDS:
+        raise _rejected(text, f"More than {MAX_KINDS} kinds of cards cannot be planned for together.")
     return Machine(gpus=tuple(gpus), host_bytes=host_bytes)
 
 

@@ -16,7 +16,7 @@ from liveavatar.planning.evaluation import Details, Evaluator
 from liveavatar.planning.layouts import Configuration
 from liveavatar.planning.model_spec import MAX_STEPS, PICTURES_PER_BLOCK, VideoSize
 
-_MAX_MIXED_MODELS = 4  # more different cards are not tried together
+MAX_KINDS = 4  # of cards; of more, those with the fastest arithmetic are used
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,12 +81,16 @@ def candidates(
 ) -> list[Candidate]:
     """Return every plan for one stream that fits, the fastest first, then those that do not, the closest first."""
     found: dict[Configuration, Candidate] = {}
+    best_fps = 0.0
     for group in _groups(machine.gpus):
         evaluator = Evaluator(group, machine.host_bytes, size, calibration)
+        if best_fps and _fps_limit(evaluator, wishes) <= best_fps:
+            continue  # slower cards that nothing depends on
         for candidate in _on_group(evaluator, size, wishes):
             known = found.get(candidate.configuration)
             if known is None or _order(candidate) < _order(known):
                 found[candidate.configuration] = candidate
+            best_fps = max(best_fps, candidate.fps)
     return sorted(found.values(), key=_order)
 
 
@@ -100,11 +104,7 @@ def reaches(
     """Return whether some plan makes at least `min_fps`; the quick form of `candidates`, with the same answer."""
     for group in _groups(machine.gpus):
         evaluator = Evaluator(group, machine.host_bytes, size, calibration)
-        kv_precisions = _usable(wishes.kv_precisions, evaluator)
-        precisions = [p for p in wishes.precisions if p == "bf16" or evaluator.multiplies_in_8_bits]
-        if not kv_precisions or not precisions:
-            continue
-        if evaluator.fps_limit(wishes.num_steps, precisions, kv_precisions[0]) < min_fps:
+        if _fps_limit(evaluator, wishes) < min_fps:
             continue
         if any(
             candidate.fits and candidate.fps >= min_fps
@@ -131,6 +131,15 @@ def rejections_by_rule(machine: Machine, wishes: Wishes = ANYTHING) -> list[tupl
     if wishes.precision == "fp8" and len(machine.gpus) > 1:
         rejected.append(("sharded weights (FSDP)", "Sharding gathers parameters; 8-bit weights are none."))
     return rejected
+
+
+def _fps_limit(evaluator: Evaluator, wishes: Wishes) -> float:
+    """Return a speed that no plan on these cards exceeds, 0 when they cannot do what is wished."""
+    kv_precisions = _usable(wishes.kv_precisions, evaluator)
+    precisions = [each for each in wishes.precisions if each == "bf16" or evaluator.multiplies_in_8_bits]
+    if not kv_precisions or not precisions:
+        return 0.0
+    return evaluator.fps_limit(wishes.num_steps, precisions, kv_precisions[0])
 
 
 def _usable(kv_precisions: Sequence[KvPrecision], evaluator: Evaluator) -> tuple[KvPrecision, ...]:
@@ -222,10 +231,25 @@ def _order(candidate: Candidate) -> tuple[float, ...]:
 
 
 def _groups(gpus: Sequence[GpuSpec]) -> Iterator[list[GpuSpec]]:
-    """Yield the cards of every combination of models, so that a slow card never holds back faster ones."""
-    by_model: dict[str, list[GpuSpec]] = {}
-    for gpu in gpus:
-        by_model.setdefault(gpu.name, []).append(gpu)
-    for count in range(1, min(len(by_model), _MAX_MIXED_MODELS) + 1):
-        for names in combinations(by_model, count):
-            yield [gpu for name in names for gpu in by_model[name]]
+    """Yield the cards of every combination of kinds, so that a slow card never holds back faster ones."""
+    by_kind: dict[tuple[object, ...], list[GpuSpec]] = {}
+    for gpu in sorted(gpus, key=lambda gpu: gpu.bf16_flops, reverse=True):
+        by_kind.setdefault(kind_of_card(gpu), []).append(gpu)
+    kinds = list(by_kind)[:MAX_KINDS]
+    for count in range(1, len(kinds) + 1):
+        for chosen in combinations(kinds, count):
+            yield [gpu for kind in chosen for gpu in by_kind[kind]]
+
+
+def kind_of_card(gpu: GpuSpec) -> tuple[object, ...]:
+    """Return what makes cards alike: the name and every rate, memory excepted."""
+    return (
+        gpu.name,
+        gpu.driver,
+        gpu.bf16_flops,
+        gpu.fp8_flops,
+        gpu.memory_bytes_per_s,
+        gpu.link_bytes_per_s,
+        gpu.host_bytes_per_s,
+        gpu.compute_capability,
+    )
