@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 Precision = Literal["bf16", "fp8"]
@@ -51,12 +52,12 @@ class ParallelPlan:
         """Return the ranks of one stage."""
         return self.tensor * self.layer_parts
 
-    @property
+    @cached_property
     def num_denoising_ranks(self) -> int:
         """Return the ranks that hold a part of the transformer."""
         return len(self.step_split) * self.ranks_per_stage
 
-    @property
+    @cached_property
     def world_size(self) -> int:
         """Return all ranks."""
         return self.num_denoising_ranks + self.decoder_has_own_rank

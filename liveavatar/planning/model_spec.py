@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 WIDTH, FFN_WIDTH, NUM_LAYERS, NUM_HEADS, TEXT_TOKENS = 5120, 13824, 40, 40, 512
 FRAMES_PER_BLOCK, WINDOW_BLOCKS, PICTURES_PER_BLOCK = 3, 4, 12
@@ -62,22 +62,22 @@ class VideoSize:
         """Return the pixels of a picture."""
         return self.width * self.height
 
-    @property
+    @cached_property
     def frame_tokens(self) -> int:
         """Return the tokens of one latent frame."""
         return self.pixels // 256
 
-    @property
+    @cached_property
     def block_tokens(self) -> int:
         """Return the tokens of one block."""
         return FRAMES_PER_BLOCK * self.frame_tokens
 
-    @property
+    @cached_property
     def sink_tokens(self) -> int:
         """Return the tokens of reference and packed motion: two whole frames and two coarser halves."""
         return 2 * self.frame_tokens + self.frame_tokens // 2
 
-    @property
+    @cached_property
     def window_tokens(self) -> int:
         """Return the tokens a block attends to once the window is full."""
         return self.sink_tokens + WINDOW_BLOCKS * self.block_tokens
