@@ -1,12 +1,13 @@
 """Graphics cards the planner knows by name, with the source of each number.
 
-Arithmetic: dense, sums in float32, from the maker's data sheets and architecture papers (GeForce cards run bf16 and
-fp8 at half the rate they reach with sums in float16). Memory bandwidth: data sheets. Memory: what a program sees
+Arithmetic: dense, sums in float32; GeForce cards run bf16 and fp8 at half the rate they reach with sums in float16, so
+that a tensor rate is 2 (bf16) or 4 (fp8) times the plain float32 rate where a source gives only that. Arithmetic and
+memory bandwidth come from `rates_source`, a copy of the maker's numbers. Memory: what a program sees
 (`total capacity` in PyTorch's messages), seen in public reports where `memory_source` says so, else assumed as the
 printed size less what the driver and error correction take on cards of the same kind. Links: assumed as the share of
 the data sheet's rate that large transfers reach (80 % of NVLink, 12 GB/s through host memory on GeForce cards, whose
 driver offers no direct transfer; 20 and 40 GB/s over PCI Express 4 and 5 with direct transfer, 25 and 50 GB/s from
-host memory). `python -m liveavatar plan` corrects them by what was measured on the machine, see calibration.py.
+host memory). What runs on a machine measure corrects its predictions, see calibration.py.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ class TableRow:
     spec: GpuSpec
     aliases: tuple[str, ...]  # of what people and drivers write, normalised by `_normalise`
     printed_gb: int
-    memory_source: str = "assumed"
+    memory_source: str  # of the size a program sees
+    rates_source: str  # of arithmetic and memory bandwidth
 
 
 def _card(
@@ -46,6 +48,7 @@ def _card(
     host: float,
     sm: tuple[int, int],
     memory_source: str = "assumed",
+    rates_source: str = "data sheet, not looked up again",
 ) -> TableRow:
     """`gb` as printed, `gib` as seen, `bf16` and `fp8` in TFLOP/s, `gb_s` memory GB/s, links in bytes/s."""
     spec = GpuSpec(
@@ -59,7 +62,11 @@ def _card(
         compute_capability=sm,
     )
     return TableRow(
-        spec=spec, aliases=(_normalise(name), *aliases), printed_gb=gb, memory_source=memory_source
+        spec=spec,
+        aliases=(_normalise(name), *aliases),
+        printed_gb=gb,
+        memory_source=memory_source,
+        rates_source=rates_source,
     )
 
 
@@ -82,18 +89,23 @@ CARDS: tuple[TableRow, ...] = (
     ),
     _card(
         "RTX 4090", gb=24, gib=23.64, bf16=165.2, fp8=330.3, gb_s=1008, link=_NO_DIRECT_TRANSFER,
-        host=_HOST_PCIE4, sm=(8, 9), memory_source="https://github.com/ali-vilab/VGen/issues/104",
+        host=_HOST_PCIE4, sm=(8, 9),
+        rates_source="https://waredb.com/processor/nvidia-geforce-rtx-4090",
+        memory_source="https://github.com/ali-vilab/VGen/issues/104",
     ),
     _card(
         "RTX 4090D", gb=24, gib=23.64, bf16=147.1, fp8=294.2, gb_s=1008, link=_NO_DIRECT_TRANSFER,
         host=_HOST_PCIE4, sm=(8, 9),
+        rates_source="https://fpsbench.com/compare/gpu/nvidia-geforce-rtx-4090-d-vs-nvidia-geforce-rtx-5090",
     ),
     _card(
         "A10", gb=24, gib=22.1, bf16=125, fp8=None, gb_s=600, link=_PCIE4, host=_HOST_PCIE4, sm=(8, 6),
     ),
     _card(
         "RTX 5090", gb=32, gib=31.36, bf16=209.5, fp8=419, gb_s=1792, link=_PCIE4, host=_HOST_PCIE5,
-        sm=(12, 0), memory_source="https://github.com/TrajectoryCrafter/TrajectoryCrafter/issues/20",
+        sm=(12, 0),
+        rates_source="https://fpsbench.com/compare/gpu/nvidia-geforce-rtx-4090-d-vs-nvidia-geforce-rtx-5090",
+        memory_source="https://github.com/TrajectoryCrafter/TrajectoryCrafter/issues/20",
     ),
     _card(
         "RTX 6000 Ada", "6000ada", gb=48, gib=44.4, bf16=364.2, fp8=728.5, gb_s=960, link=_PCIE4,
@@ -101,13 +113,16 @@ CARDS: tuple[TableRow, ...] = (
     ),
     _card(
         "L40", gb=48, gib=44.4, bf16=181, fp8=362, gb_s=864, link=_PCIE4, host=_HOST_PCIE4, sm=(8, 9),
+        rates_source="https://www.mullet.se/product.html?product_id=355414",
     ),
     _card(
         "L40S", gb=48, gib=44.4, bf16=362, fp8=733, gb_s=864, link=_PCIE4, host=_HOST_PCIE4, sm=(8, 9),
+        rates_source="https://www.mullet.se/product.html?product_id=355414",
     ),
     _card(
         "A100 80 GB", "a100", "a100sxm", "a10080g", "a100sxm480gb", "a100sxm80gb", gb=80, gib=79.1, bf16=312,
         fp8=None, gb_s=2039, link=_nvlink(600), host=_HOST_PCIE4, sm=(8, 0),
+        rates_source="https://glennklockwood.com/garden/processors/A100",
     ),
     _card(
         "A100 80 GB PCIe", "a100pcie", "a100pcie80g", "a10080gpcie", gb=80, gib=79.1, bf16=312, fp8=None,
@@ -116,14 +131,17 @@ CARDS: tuple[TableRow, ...] = (
     _card(
         "A100 40 GB", "a10040g", "a100sxm440gb", gb=40, gib=39.4, bf16=312, fp8=None, gb_s=1555,
         link=_nvlink(600), host=_HOST_PCIE4, sm=(8, 0),
+        rates_source="https://glennklockwood.com/garden/processors/A100",
     ),
     _card(
         "H100 SXM", "h100", "h10080g", "h10080gb", "h10080gbhbm3", "h100sxm5", "h100sxm80g", gb=80, gib=79.1,
         bf16=989, fp8=1979, gb_s=3350, link=_nvlink(900), host=_HOST_PCIE5, sm=(9, 0),
+        rates_source="https://hmc-tech.com/gpu/nvidia-gb200-vs-nvidia-h100-sxm",
     ),
     _card(
         "H100 PCIe", "h100pcie80g", gb=80, gib=79.1, bf16=756, fp8=1513, gb_s=2000, link=_PCIE5,
         host=_HOST_PCIE5, sm=(9, 0),
+        rates_source="https://hmc-tech.com/gpu/nvidia-h100-vs-nvidia-h200-sxm-vs-nvidia-gb200",
     ),
     _card(
         "H800", "h800sxm", gb=80, gib=79.1, bf16=989, fp8=1979, gb_s=3350, link=_nvlink(400),
@@ -132,19 +150,24 @@ CARDS: tuple[TableRow, ...] = (
     _card(
         "RTX PRO 6000", "pro6000blackwell", "6000blackwell", "6000pro", gb=96, gib=94.97, bf16=503.8,
         fp8=1007, gb_s=1792, link=_PCIE5, host=_HOST_PCIE5, sm=(12, 0),
+        rates_source="https://hmc-tech.com/gpu/nvidia-rtx-pro-6000-blackwell-vs-amd-radeon-pro-duo-polaris",
         memory_source="https://github.com/antirez/ds4/issues/431",
     ),
     _card(
         "GH200", "gh200480gb", gb=96, gib=94.5, bf16=989, fp8=1979, gb_s=4000, link=_nvlink(900),
         host=_nvlink(900), sm=(9, 0),
+        rates_source="https://spheron.network/blog/nvidia-gh200-guide",
     ),
     _card(
         "H200", "h200sxm", gb=141, gib=139.8, bf16=989, fp8=1979, gb_s=4800, link=_nvlink(900),
-        host=_HOST_PCIE5, sm=(9, 0), memory_source="measured",
+        host=_HOST_PCIE5, sm=(9, 0),
+        rates_source="https://hmc-tech.com/gpu/nvidia-h100-vs-nvidia-h200-sxm-vs-nvidia-gb200",
+        memory_source="measured",
     ),
     _card(
         "B200", gb=180, gib=178.0, bf16=2250, fp8=4500, gb_s=7700, link=_nvlink(1800), host=_HOST_PCIE5,
         sm=(10, 0),
+        rates_source="https://glennklockwood.com/garden/processors/B200",
     ),
 )  # fmt: skip
 

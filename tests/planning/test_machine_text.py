@@ -88,6 +88,7 @@ def test_memory_seen_is_less_than_printed_and_sources_are_given() -> None:
     for row in CARDS:
         assert 0.9 * row.printed_gb * 1e9 < row.spec.total_bytes < 1.07 * row.printed_gb * 1e9
         assert row.memory_source in ("assumed", "measured") or row.memory_source.startswith("https://")
+        assert row.rates_source.startswith(("https://", "data sheet"))
         assert row.spec.fp8_flops is None or row.spec.compute_capability >= (8, 9)
 
 
