@@ -150,19 +150,15 @@ class Evaluator:
 
     def _first_frame_seconds(self, configuration: Configuration, roles: Sequence[RankRole]) -> float:
         """Return the time from a request to its first picture: the first block passes through one rank at a time."""
-        busy = [self._busy_seconds(configuration, role, window_blocks=1) for role in roles]
-        denoising = sum(seconds for seconds, role in zip(busy, roles, strict=True) if role.num_steps)
-        in_turn = denoising / configuration.parallel.tensor
-        if configuration.parallel.decoder_has_own_rank:
-            in_turn += busy[-1]
+        denoising = sum(
+            role.num_steps * self._step(configuration, role, window_blocks=1).total for role in roles
+        )
+        decoding = speed_model.decode_seconds(self._speed, self._size, configuration.latents_per_decode)
+        in_turn = denoising / configuration.parallel.tensor + decoding
         prefill = speed_model.prefill_seconds(self._speed, self._size, configuration.precision)
         portrait = speed_model.portrait_seconds(self._speed, self._size)
-        return (
-            (prefill + portrait) * self._slowdown
-            + speed_model.SPEECH_ENCODE_S
-            + speed_model.DELIVERY_S
-            + in_turn
-        )
+        on_the_card = (prefill + portrait + in_turn) * self._slowdown
+        return on_the_card + speed_model.SPEECH_ENCODE_S + speed_model.DELIVERY_S
 
     # ---------------------------------------------------------------------------------------- to show
     def details(self, configuration: Configuration, sparest: Configuration | None = None) -> Details:
