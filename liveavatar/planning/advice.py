@@ -99,10 +99,10 @@ def _other_card(choice: Choice, size: VideoSize, fps: float) -> str:
 
 
 def _fewer_steps(choice: Choice, size: VideoSize, fps: float) -> str:
-    for num_steps in range(choice.wishes.num_steps - 1, 0, -1):
+    for num_steps in range(choice.wishes.num_steps - 1, 1, -1):  # one step alone is not worth watching
         wishes: Wishes = dataclasses.replace(choice.wishes, num_steps=num_steps)
         if reaches(choice.machine, size, fps, wishes):
-            return f"{num_steps} step{'s' if num_steps > 1 else ''} with less detail"
+            return f"{num_steps} steps with less detail"
     return ""
 
 

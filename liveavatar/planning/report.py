@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -10,12 +11,13 @@ from liveavatar.core.parallel import ParallelPlan
 from liveavatar.planning.choice import REAL_TIME_FPS, Choice, plan_sentences
 from liveavatar.planning.parallelism import Candidate
 
-_ITEMS_SHOWN = 4  # the largest of a rank; the others are summed
+_ITEMS_SHOWN = 3  # the largest of a rank; the others are summed
+_WIDTH = 110  # columns of running text
 
 
 def as_text(choice: Choice, notes: Sequence[str], advice: Sequence[str], *, show_all: bool = False) -> str:
     """Return the report: the best plan with its memory, the others, those that cannot run, and advice."""
-    lines = [_headline(choice), *notes]
+    lines = [*_wrapped(_headline(choice)), *_wrapped(*notes)]
     if choice.machine.gpus:
         lines += ["", *_best_lines(choice)]
     running = [candidate for candidate in choice.candidates if candidate.fits]
@@ -27,7 +29,7 @@ def as_text(choice: Choice, notes: Sequence[str], advice: Sequence[str], *, show
         )
     lines += _rejected_lines(choice, show_all=show_all)
     if advice:
-        lines += ["", "Advice", *(f"  {sentence}" for sentence in advice)]
+        lines += ["", "Advice", *_wrapped(*advice, indent=2)]
     return "\n".join(lines)
 
 
@@ -85,9 +87,9 @@ def _rejected_lines(choice: Choice, *, show_all: bool) -> list[str]:
         "Plans that do not run" if show_all else "Kinds of plans that do not run, the closest of each",
     ]
     for candidate in shown:
-        lines += [f"  {_name(candidate, choice)}", f"    {candidate.details.reason}"]
+        lines += [f"  {_name(candidate, choice)}", *_wrapped(candidate.details.reason, indent=4)]
     for name, reason in choice.ruled_out:
-        lines += [f"  {name}", f"    {reason}"]
+        lines += [f"  {name}", *_wrapped(reason, indent=4)]
     if len(shown) < len(rejected):
         lines.append(f"  and {len(rejected) - len(shown)} variants of these; --all shows them")
     return lines
@@ -149,7 +151,7 @@ def _best_lines(choice: Choice) -> Iterator[str]:
         ("rank", "card", "does", "needs", "may use", "of it"), map(_budget_row, details.budgets), 0
     )
     yield ""
-    yield from (*choice.decisions, *plan_sentences(best))
+    yield from _wrapped(*choice.decisions, *plan_sentences(best))
 
 
 def _budget_row(budget: MemoryBudget) -> tuple[str, ...]:
@@ -183,6 +185,16 @@ def _name(candidate: Candidate, choice: Choice) -> str:
     if candidate.configuration.parallel.world_size == 1 and len(choice.machine.gpus) > 1:
         return f"{name} (also as {len(choice.machine.gpus)} independent copies)"
     return name
+
+
+def _wrapped(*sentences: str, indent: int = 0) -> list[str]:
+    """Return running text in lines; every sentence starts one."""
+    space = " " * indent
+    return [
+        line
+        for sentence in sentences
+        for line in textwrap.wrap(sentence, _WIDTH, initial_indent=space, subsequent_indent=space)
+    ]
 
 
 def _table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]], num_right: int) -> list[str]:
