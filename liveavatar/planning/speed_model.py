@@ -1,10 +1,10 @@
 """How long a block takes on a rank: measured on one H200, scaled by size, by card and by how the work is shared.
 
 The measured rows are one denoising step at 704x384 with a full window, in a trial of the same arithmetic: everything
-fused, as a CUDA graph, sustained until the card was at its power limit (700 W). On another card, matrix products scale with its bf16 or fp8 rate,
-attention with its bf16 rate (8-bit attention with fp8), the rest with its memory bandwidth; time between kernels
-stays. Attention on cards before and after Hopper reaches a larger share of its peak than on Hopper, so the
-prediction is on the slow side there.
+fused, as a CUDA graph, sustained until the card was at its power limit (700 W). On another card, matrix products
+scale with its bf16 or fp8 rate, attention with its bf16 rate (8-bit attention with fp8), the rest with its memory
+bandwidth; time between kernels stays. Attention on cards before and after Hopper reaches a larger share of its peak
+than on Hopper, so the prediction is on the slow side there.
 """
 
 from __future__ import annotations
