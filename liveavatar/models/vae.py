@@ -82,13 +82,13 @@ class StreamingVae(nn.Module):
         if frames.shape[2] % FRAMES_PER_LATENT != (cache is None):
             start = "1 + 4n frames" if cache is None else "4n frames"
             raise ValueError(f"{frames.shape[2]} frames given, {start} expected")
-        frames = frames.to(self.mean_C).contiguous(memory_format=torch.channels_last_3d)
+        frames = _channels_last(frames.to(self.mean_C))
         if cache is not None:
             return self._run_encoder(frames, cache)
         slots: list[Tensor | None] = [None] * len(self._encoder_slots)
         first = self._normalise(self.network.quant_conv(self.network.encoder(frames[:, :, :1], slots, [0])))
         cache = tuple(
-            tensor if is_resampling else _two_frames(tensor)
+            _as_cache(tensor) if is_resampling else _two_frames(tensor)
             for tensor, is_resampling in zip(_complete(slots), self._encoder_slots, strict=True)
         )
         if frames.shape[2] == 1:
@@ -102,7 +102,7 @@ class StreamingVae(nn.Module):
 
         A stream's first latent frame becomes 1 picture frame, each later one 4.
         """
-        latents = latents.to(self.mean_C)
+        latents = _channels_last(latents.to(self.mean_C))
         if cache is not None:
             return self._run_decoder(latents, cache)
         slots: list[Tensor | str | None] = [None] * len(self._decoder_slots)
@@ -164,12 +164,12 @@ def _cache_slots(half: nn.Module) -> list[bool]:
 
 
 def _complete(slots: list[Tensor | None]) -> VaeCache:
-    return tuple(tensor for tensor in slots if tensor is not None)
+    return tuple(_as_cache(tensor) for tensor in slots if tensor is not None)
 
 
 def _two_frames(history: Tensor) -> Tensor:
     """Put the zeros in front that a causal convolution would pad with anyway: the cache keeps one shape."""
-    return F.pad(history, (0, 0, 0, 0, _HISTORY - history.shape[2], 0))
+    return _as_cache(F.pad(history, (0, 0, 0, 0, _HISTORY - history.shape[2], 0)))
 
 
 def _after_first_latent(slots: list[Tensor | str | None]) -> VaeCache:
@@ -184,6 +184,15 @@ def _after_first_latent(slots: list[Tensor | str | None]) -> VaeCache:
     return tuple(cache)
 
 
+def _channels_last(video: Tensor) -> Tensor:
+    return video.contiguous(memory_format=torch.channels_last_3d)
+
+
+def _as_cache(history: Tensor) -> Tensor:
+    """Copy into the one memory layout that compiled code is made for, down to the stride of a batch of one."""
+    return history.clone(memory_format=torch.channels_last_3d)
+
+
 def _per_channel(values_C: Tensor) -> Tensor:
     return values_C.view(1, -1, 1, 1, 1)
 
@@ -192,6 +201,6 @@ def _use_channels_last(network: nn.Module) -> None:
     """Store convolution weights in the layout in which GPUs run them fastest; results stay the same."""
     for module in network.modules():
         if isinstance(module, nn.Conv3d):
-            module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last_3d)
+            module.weight.data = _channels_last(module.weight.data)
         elif isinstance(module, nn.Conv2d):
             module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)

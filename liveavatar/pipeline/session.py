@@ -110,6 +110,7 @@ def stream_blocks(
     *,
     blocks_per_clip: int = CLIP_BLOCKS,
     num_skipped_pictures: int = 0,
+    latents_per_decode: int = FRAMES_PER_BLOCK,
     masks: Tensor | None = None,
 ) -> Iterator[Tensor]:
     """Yield the 12 pictures of each block of speech [A, 25, C, 12], for as long as there is speech.
@@ -129,7 +130,7 @@ def stream_blocks(
             if clip == 1:
                 denoiser.set_sink(SinkLatents(reference=own_reference, motion=sink.motion))
         latents = denoiser.denoise(_block_of(noise, block_in_clip), speech, block, masks)[None]
-        pictures, cache = vae.decode_next(latents, cache)
+        pictures, cache = _decode(vae, latents, cache, latents_per_decode)
         if block == 0:
             own_reference = latents[:, :, :1]
             pictures = pictures[:, :, num_skipped_pictures:]
@@ -159,6 +160,8 @@ def generate_clips(
     own_reference = sink.reference
     pictures_per_clip = blocks_per_clip * PICTURES_PER_BLOCK
     for clip, clip_speech in enumerate(torch.split(speech, pictures_per_clip, dim=-1)):
+        if clip > 0:
+            motion = vae.encode(past_pictures, frames_per_call=PICTURES_PER_BLOCK)
         if clip == 1 and refresh_sink:
             denoiser.set_sink(SinkLatents(reference=own_reference, motion=motion))
         noise = clip_noise(clip)
@@ -175,7 +178,17 @@ def generate_clips(
         yield pictures
         latest = pictures[:, :, -_MOTION_PICTURES:]
         past_pictures = torch.cat([past_pictures[:, :, latest.shape[2] :], latest], dim=2)
-        motion = vae.encode(past_pictures, frames_per_call=PICTURES_PER_BLOCK)
+
+
+def _decode(
+    vae: StreamingVae, latents: Tensor, cache: VaeCache, latents_per_call: int
+) -> tuple[Tensor, VaeCache]:
+    """Decode a block, with less memory and more time when it goes in several calls."""
+    pieces = []
+    for part in torch.split(latents, latents_per_call, dim=2):
+        pictures, cache = vae.decode_next(part, cache)
+        pieces.append(pictures)
+    return (pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=2)), cache
 
 
 def _block_of(clip_latents: Tensor, index: int) -> Tensor:
