@@ -9,6 +9,7 @@ import logging
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from liveavatar.config import AppConfig
 from liveavatar.core.errors import LiveAvatarError
@@ -66,6 +67,16 @@ def _parse(arguments: Sequence[str] | None) -> AppConfig:
     )
     parser.add_argument(
         "--port", type=int, help="port (GRADIO_SERVER_PORT; default the first free one from 7860)"
+    )
+    parser.add_argument(
+        "--ckpt-dir",
+        type=Path,
+        help="the s2v model, folder Wan2.2-S2V-14B (LIVEAVATAR_CKPT_DIR; see docs/models.md)",
+    )
+    parser.add_argument(
+        "--lora-path",
+        type=Path,
+        help="its liveavatar.safetensors, where that is not inside or beside the folder (LIVEAVATAR_LORA_PATH)",
     )
     given = {name: value for name, value in vars(parser.parse_args(arguments)).items() if value is not None}
     return dataclasses.replace(AppConfig.from_environment(), **given)

@@ -15,7 +15,8 @@ class Deadlines:
     """How long the supervisor waits for the engine, in seconds, before it ends the process and says so."""
 
     start_s: float = 60.0  # process start to its first word
-    load_s: float = 120.0  # weights and warm-up
+    load_s: float = 120.0  # the built-in engine, with its warm-up
+    load_model_s: float = 900.0  # the s2v engine: tens of gigabytes, perhaps from a slow disk
     first_chunk_s: float = 60.0  # job sent to first video bytes
     chunk_s: float = 30.0  # between two signs of progress
     stop_s: float = 10.0  # stop asked to the job's end
@@ -41,6 +42,9 @@ class AppConfig:
     keep_bytes: int = 20 * GIB  # the oldest videos go first when all together are larger
     min_free_bytes: int = GIB // 2  # no new job when the disk has less
     per_visitor: bool = False  # each visitor sees only their own videos
+    ckpt_dir: Path | None = None  # the s2v model, folder Wan2.2-S2V-14B
+    lora_path: Path | None = None  # liveavatar.safetensors, where it is not inside or beside ckpt_dir
+    cache_dir: Path | None = None  # what the s2v engine keeps between starts; None: a folder in data_dir
     worker_module: str = "liveavatar.worker"
     deadlines: Deadlines = field(default_factory=Deadlines)
 
@@ -63,6 +67,9 @@ class AppConfig:
             except ValueError:
                 raise ValueError(f"{name} must be a number, got {text!r}") from None
 
+        def path(name: str) -> Path | None:
+            return Path(env[name]).expanduser() if env.get(name) else None
+
         port = env.get("GRADIO_SERVER_PORT", "")
         on_space = "SPACE_ID" in env
         return cls(
@@ -74,9 +81,17 @@ class AppConfig:
             keep_days=number("LIVEAVATAR_KEEP_DAYS", cls.keep_days),
             keep_bytes=int(number("LIVEAVATAR_KEEP_GIB", cls.keep_bytes / GIB) * GIB),
             per_visitor=env.get("LIVEAVATAR_PER_VISITOR", "1" if on_space else "0") == "1",
+            ckpt_dir=path("LIVEAVATAR_CKPT_DIR"),
+            lora_path=path("LIVEAVATAR_LORA_PATH"),
+            cache_dir=path("LIVEAVATAR_CACHE_DIR") or _default_cache_dir(env),
         )
 
 
 def _default_data_dir(env: Mapping[str, str]) -> Path:
     base = env.get("XDG_DATA_HOME") or str(Path(env.get("HOME", "~")).expanduser() / ".local" / "share")
+    return Path(base) / "liveavatar"
+
+
+def _default_cache_dir(env: Mapping[str, str]) -> Path:
+    base = env.get("XDG_CACHE_HOME") or str(Path(env.get("HOME", "~")).expanduser() / ".cache")
     return Path(base) / "liveavatar"

@@ -35,13 +35,22 @@ def run(options: argparse.Namespace) -> int:
     try:
         _check_target(options.out)
         with tempfile.TemporaryDirectory(prefix="liveavatar-") as folder:
-            config = dataclasses.replace(AppConfig.from_environment(), data_dir=Path(folder))
+            config = _config(options, Path(folder))
             return _generate(config, _request(options), options.out, reporter)
     except InputRejected as error:
         reporter.failed(error.diagnosis, None)
         return REJECTED
     except KeyboardInterrupt:
         return INTERRUPTED
+
+
+def _config(options: argparse.Namespace, data_dir: Path) -> AppConfig:
+    config = dataclasses.replace(AppConfig.from_environment(), data_dir=data_dir)
+    return dataclasses.replace(
+        config,
+        ckpt_dir=options.ckpt_dir or config.ckpt_dir,
+        lora_path=options.lora_path or config.lora_path,
+    )
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -53,6 +62,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt", default="", help="mood, smile and look, for example “calm, smiling”")
     parser.add_argument("--size", default=AUTO, help=f"auto, {', '.join(SIZES)}")
     parser.add_argument("--engine", default=AUTO, choices=(AUTO, *ENGINES))
+    parser.add_argument(
+        "--ckpt-dir", type=Path, help="the s2v model, folder Wan2.2-S2V-14B; see docs/models.md"
+    )
+    parser.add_argument(
+        "--lora-path",
+        type=Path,
+        help="its liveavatar.safetensors, where that is not inside or beside the folder",
+    )
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same video")
     parser.add_argument(
         "--face",

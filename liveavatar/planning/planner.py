@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
-from liveavatar.core.errors import Diagnosis, InputRejected
+import dataclasses
+
+from liveavatar.core.errors import InputRejected
 from liveavatar.core.plan import ExecutionPlan
 from liveavatar.core.request import AUTO
 from liveavatar.core.sizes import parse_size, size_for_picture
+from liveavatar.planning.single_card import S2vSetup, plan_single_card
+
+NO_S2V = S2vSetup()
 
 
-def plan_request(*, engine: str, size: str, picture_width: int, picture_height: int) -> ExecutionPlan:
-    """Return the plan for a picture of the given pixels. Raises InputRejected when the engine is not installed."""
-    if engine == "s2v":
-        raise InputRejected(
-            Diagnosis(
-                code="engine_unavailable",
-                title="The s2v engine is not part of this version.",
-                cause="Only the built-in portrait engine is installed.",
-                remedy="Choose the engine auto or portrait.",
-            )
-        )
+def plan_request(
+    *, engine: str, size: str, picture_width: int, picture_height: int, s2v: S2vSetup = NO_S2V
+) -> ExecutionPlan:
+    """Return the plan for a picture of the given pixels.
+
+    `auto` takes the s2v engine when a checkpoint was named and there is a graphics card for it. Raises InputRejected
+    when the engine that was asked for cannot be used, and for a size that is not offered.
+    """
+    picture = (picture_width, picture_height)
     if size != AUTO:
-        width, height = parse_size(size)
-        return ExecutionPlan(engine="portrait", width=width, height=height)
-    width, height = size_for_picture(picture_width, picture_height)
+        parse_size(size)
+    if engine == "s2v":
+        return plan_single_card(s2v, size=size, picture=picture)
+    if engine == AUTO and s2v.gpus and (s2v.files or s2v.problem):
+        try:
+            return plan_single_card(s2v, size=size, picture=picture)
+        except InputRejected as rejection:
+            title, cause = rejection.diagnosis.title, rejection.diagnosis.cause
+            reason = " ".join(f"The built-in engine makes this video. {title} {cause}".split())
+            return dataclasses.replace(_plan_portrait(size, picture), decisions=(reason,))
+    return _plan_portrait(size, picture)
+
+
+def _plan_portrait(size: str, picture: tuple[int, int]) -> ExecutionPlan:
+    width, height = size_for_picture(*picture) if size == AUTO else parse_size(size)
     return ExecutionPlan(engine="portrait", width=width, height=height)

@@ -14,7 +14,7 @@ from liveavatar.core import wire
 from liveavatar.core.errors import Diagnosis, InputRejected, LiveAvatarError
 from liveavatar.core.job import Job, JobState
 from liveavatar.core.plan import FPS, ExecutionPlan
-from liveavatar.core.request import GenerationRequest, ValidatedRequest
+from liveavatar.core.request import AUTO, GenerationRequest, ValidatedRequest
 from liveavatar.core.sizes import STANDARD
 from liveavatar.diagnostics.diagnose import interrupted
 from liveavatar.intake.validate import validate
@@ -24,6 +24,7 @@ from liveavatar.service.job_store import JobStore
 from liveavatar.service.media_log import MediaSlice, read_slice
 from liveavatar.service.outputs import Outputs
 from liveavatar.service.runner import EngineStatus, JobRunner
+from liveavatar.service.s2v_setup import find_s2v
 from liveavatar.service.supervisor import EngineSupervisor
 
 
@@ -45,7 +46,7 @@ class Studio:
             self._outputs,
             EngineSupervisor(config.worker_module, config.data_dir / "engine.log", config.deadlines),
             self._plan,
-            _WARM_PLAN,
+            self._warm_plan(),
         )
 
     def start(self) -> None:
@@ -83,7 +84,7 @@ class Studio:
         folder.mkdir()
         try:
             intake = validate(request, job_id=job_id, job_dir=folder, max_audio_s=self.config.max_audio_s)
-            plan = _plan_for(request.engine, request.size, Path(intake.request.image_path))
+            plan = self._plan_for(request.engine, request.size, Path(intake.request.image_path))
         except BaseException:
             self._outputs.delete(job_id)
             raise
@@ -95,7 +96,7 @@ class Studio:
             size_asked=request.size,
             audio_seconds=intake.request.audio_seconds,
             num_frames=math.ceil(round(intake.request.audio_seconds * FPS, 3)),
-            notes=intake.notes,
+            notes=(*intake.notes, *plan.decisions),
             request_json=wire.to_json(intake.request),
         )
         self._runner.wake()
@@ -172,7 +173,24 @@ class Studio:
         return self._hardware.snapshot()
 
     def _plan(self, job: Job, request: ValidatedRequest) -> ExecutionPlan:
-        return _plan_for(job.engine, job.size_asked, Path(request.image_path))
+        return self._plan_for(job.engine, job.size_asked, Path(request.image_path))
+
+    def _plan_for(self, engine: str, size: str, image_path: Path) -> ExecutionPlan:
+        with Image.open(image_path) as image:
+            width, height = image.size
+        return plan_request(
+            engine=engine,
+            size=size,
+            picture_width=width,
+            picture_height=height,
+            s2v=find_s2v(self.config, self.hardware()),
+        )
+
+    def _warm_plan(self) -> ExecutionPlan:
+        """Return the plan of an ordinary request, for the engine to load before there is any."""
+        width, height = STANDARD.landscape
+        s2v = find_s2v(self.config, self.hardware())
+        return plan_request(engine=AUTO, size=AUTO, picture_width=width, picture_height=height, s2v=s2v)
 
     def _recover(self) -> None:
         """Give the jobs that were being made when the app died their end, and keep what was made."""
@@ -193,12 +211,3 @@ class Studio:
                     remedy="Use that one, end it, or set LIVEAVATAR_DATA_DIR to another folder.",
                 )
             ) from error
-
-
-_WARM_PLAN = ExecutionPlan(engine="portrait", width=STANDARD.landscape[0], height=STANDARD.landscape[1])
-
-
-def _plan_for(engine: str, size: str, image_path: Path) -> ExecutionPlan:
-    with Image.open(image_path) as image:
-        width, height = image.size
-    return plan_request(engine=engine, size=size, picture_width=width, picture_height=height)

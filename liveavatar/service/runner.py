@@ -167,6 +167,8 @@ class JobRunner(threading.Thread):
         plan = self._make_plan(job, request)
         self._store.set_plan(job.id, size_made=plan.size, num_frames=job.num_frames)
         for decision in plan.decisions:
+            if decision in job.notes:
+                continue  # known since the request was taken
             self._store.add_note(job.id, decision)
         self._store.advance(job.id, expected=JobState.PLANNING, new=JobState.LOADING)
 
@@ -179,6 +181,7 @@ class JobRunner(threading.Thread):
         except EngineFailed as failure:
             self._note_failure(failure.diagnosis)
             return Failed(job_id=job.id, diagnosis=failure.diagnosis)
+        self._warm_plan = plan  # what was used last stays loaded: the next job likely wants the same
         self._store.advance(job.id, expected=JobState.LOADING, new=JobState.RUNNING)
         media_log = MediaLog(self._outputs.media_log(job.id))
         with self._log_opened:

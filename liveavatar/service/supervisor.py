@@ -81,9 +81,12 @@ class EngineSupervisor:
         return self._process.pid if self._process else None
 
     def start(self, plan: ExecutionPlan) -> None:
-        """Start the process and have it load the plan's engine; returns at once. Does nothing if one runs it."""
+        """Start the process and have it load the plan's engine; returns at once. Does nothing if one runs it.
+
+        A process that runs another engine is ended first.
+        """
         if self._process is not None:
-            if self._plan is not None and self._plan.engine == plan.engine:
+            if self._plan is not None and self._plan.same_engine(plan):
                 return
             self.stop()
         self._plan = plan
@@ -234,8 +237,12 @@ class EngineSupervisor:
             raise self._hung("give a sign of life", self._deadlines.heartbeat_s)
         if self.phase is Phase.STARTING and now - self._phase_since > self._deadlines.start_s:
             raise self._hung("start", self._deadlines.start_s)
-        if self.phase is Phase.LOADING and now - self._phase_since > self._deadlines.load_s:
-            raise self._hung("load", self._deadlines.load_s)
+        if self.phase is Phase.LOADING and now - self._phase_since > self._load_deadline_s():
+            raise self._hung("load", self._load_deadline_s())
+
+    def _load_deadline_s(self) -> float:
+        has_model = self._plan is not None and self._plan.model is not None
+        return self._deadlines.load_model_s if has_model else self._deadlines.load_s
 
     def _hung(self, phrase: str, waited_s: float) -> EngineFailed:
         """Record where the engine stands, end it, and return the error to raise."""

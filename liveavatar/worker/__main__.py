@@ -16,10 +16,15 @@ def _portrait() -> Engine:
     return engine
 
 
+def _s2v() -> Engine:
+    engine: Engine = importlib.import_module("liveavatar.engines.s2v.engine").S2vEngine()
+    return engine
+
+
 def main() -> None:
     """Serve the engines of this installation."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    Worker(Path(sys.argv[1]), int(sys.argv[2]), {"portrait": _portrait}).run()
+    Worker(Path(sys.argv[1]), int(sys.argv[2]), {"portrait": _portrait, "s2v": _s2v}).run()
 
 
 if __name__ == "__main__":

@@ -141,7 +141,7 @@ def test_cancel(client: Client, files: dict[str, Any]) -> None:
     ("wrong", "sentence"),
     [
         ({"size": "123*456"}, "picture size “123*456” is not offered"),
-        ({"engine": "s2v"}, "s2v engine is not part of this version"),
+        ({"engine": "s2v"}, "s2v engine is not set up"),
         ({"engine": "other"}, "There is no engine “other”"),
         ({"seed": -1}, "seed -1 cannot be used"),
         ({"clicks": "{"}, "clicks: "),

@@ -58,7 +58,7 @@ def test_a_broken_off_video_is_kept_beside(
     ("changes", "sentence"),
     [
         (["--size", "3*3"], "is not offered"),
-        (["--engine", "s2v"], "not part of this version"),
+        (["--engine", "s2v"], "not set up"),
         (["--image", "nowhere.png"], "does not exist"),
         (["--audio", "nowhere.wav"], "does not exist"),
         (["--out", "/nowhere/x.mp4"], "cannot be written"),

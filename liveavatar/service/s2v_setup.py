@@ -1,0 +1,33 @@
+"""What this installation has for the s2v engine: its files by their headers, and the graphics cards."""
+
+from __future__ import annotations
+
+from liveavatar.config import AppConfig
+from liveavatar.core.plan import ModelFiles
+from liveavatar.diagnostics.doctor import inspect_checkpoint
+from liveavatar.loading.checkpoint import CheckpointLayout
+from liveavatar.monitoring.hardware import HardwareSnapshot
+from liveavatar.planning.machine_text import spec_of_installed
+from liveavatar.planning.single_card import S2vSetup
+
+
+def find_s2v(config: AppConfig, hardware: HardwareSnapshot) -> S2vSetup:
+    """Look at the files again, in milliseconds: they may have been completed since the app started."""
+    if config.ckpt_dir is None:
+        return S2vSetup()
+    # What the cards hold now may be the engine itself, so all of their memory counts as free.
+    gpus = tuple(
+        spec_of_installed(name=gpu.name, total_bytes=gpu.total_bytes, used_bytes=0)[0]
+        for gpu in hardware.gpus
+    )
+    report = inspect_checkpoint(config.ckpt_dir, config.lora_path)
+    if not report.is_usable:
+        return S2vSetup(problem=report.problems[0], gpus=gpus)
+    lora = CheckpointLayout.find(config.ckpt_dir, config.lora_path).lora
+    assert lora is not None, "a usable checkpoint has its LoRA"
+    files = ModelFiles(
+        checkpoint=str(config.ckpt_dir.absolute()),
+        lora=str(lora.absolute()),
+        cache=str((config.cache_dir or config.data_dir / "cache").absolute()),
+    )
+    return S2vSetup(files=files, num_parameters=report.part("transformer").num_parameters, gpus=gpus)
