@@ -42,16 +42,26 @@ class Window:
 
 
 class AudioFeatureStream:
-    """Turn speech that arrives in pieces into features, one block of picture frames at a time."""
+    """Turn speech that arrives in pieces into features, one block of picture frames at a time.
+
+    `num_samples` is the length of the whole speech where it is known: features are then taken at the instants of the
+    whole-file rule, which lays the first and last frames of both rates on each other.
+    """
 
     def __init__(
-        self, encoder: AudioEncoder, *, frames_per_block: int = 12, window: Window | None = None
+        self,
+        encoder: AudioEncoder,
+        *,
+        frames_per_block: int = 12,
+        window: Window | None = None,
+        num_samples: int | None = None,
     ) -> None:
         self._encoder = encoder
         self._frames_per_block = frames_per_block
         window = window or Window()
         self._num_before = round(window.before_s * ENCODER_RATE)  # in encoder frames
         self._num_after = round(window.after_s * ENCODER_RATE)
+        self._states_per_feature = _STATES_PER_FEATURE if num_samples is None else _stretched(num_samples)
         self._level = _RunningLevel()
         self._samples = np.zeros(0, np.float32)  # what later blocks still need
         self._first_state = 0  # encoder frame at which `_samples` begins
@@ -77,7 +87,7 @@ class AudioFeatureStream:
         """Return the 30 Hz features of the current block, and where they lie among the encoder's frames."""
         first = self._block * self._frames_per_block
         features = torch.tensor([nearest_feature(first + frame) for frame in range(self._frames_per_block)])
-        return features, features * _STATES_PER_FEATURE
+        return features, features * self._states_per_feature
 
     def _samples_needed(self) -> int:
         _, positions = self._positions()
@@ -93,7 +103,7 @@ class AudioFeatureStream:
         states = self._encoder.hidden_states(
             torch.from_numpy(window), mean=self._level.mean, std=self._level.std
         )
-        block = _interpolate(states, positions - start)
+        block = interpolate(states, positions - start)
         if num_features is not None:
             block = torch.where((features < num_features)[None, :, None].to(block.device), block, 0.0)
         self._block += 1
@@ -132,7 +142,14 @@ def _num_states(num_samples: int) -> int:
     return max(0, (num_samples - _RECEPTIVE_FIELD) // _HOP + 1)
 
 
-def _interpolate(states: Tensor, positions: Tensor) -> Tensor:
+def _stretched(num_samples: int) -> float:
+    """Return the encoder frames per feature of the whole-file rule."""
+    num_states = _num_states(num_samples)
+    num_features = num_states * FEATURE_RATE // ENCODER_RATE
+    return (num_states - 1) / (num_features - 1) if num_features > 1 else _STATES_PER_FEATURE
+
+
+def interpolate(states: Tensor, positions: Tensor) -> Tensor:
     """Return the states [L, T, C] at fractional positions [N]: [L, N, C], float32."""
     states, positions = states.float(), positions.to(states.device).clamp(max=states.shape[1] - 1)
     before = positions.floor().long()

@@ -10,7 +10,6 @@ Shapes: latents [16, frames, h, w] in the transformer, [1, 16, frames, h, w] in 
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterable, Iterator
 
 import torch
@@ -22,9 +21,8 @@ from liveavatar.models.s2v.config import (
     CLIP_BLOCKS,
     FRAMES_PER_BLOCK,
     LATENT_CHANNELS,
-    MAX_SINK_DISTANCE,
-    MIN_SINK_DISTANCE,
 )
+from liveavatar.models.s2v.rope import sink_jitter
 from liveavatar.models.vae import FRAMES_PER_LATENT, StreamingVae, VaeCache
 from liveavatar.pipeline.schedule import euler_step, noise_schedule
 
@@ -47,7 +45,7 @@ class SeededRandomness:
 
     def sink_distance(self, block: int, step: int) -> int:
         """Return how many latent frames the reference is kept ahead, as in training drawn anew every time."""
-        return random.Random(f"{self._seed}/{block}/{step}").randint(MIN_SINK_DISTANCE, MAX_SINK_DISTANCE)
+        return sink_jitter(seed=self._seed, block_index=block, step=step)
 
     def clip_noise(self, clip: int, *, height: int, width: int, like: Tensor) -> Tensor:
         """Draw a clip's noise on the device and in the dtype of `like`; values differ between kinds of device."""
