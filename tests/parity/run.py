@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # run as a file, from anywhere
 
@@ -61,7 +62,11 @@ def report(case: GoldenCase, runners: dict[str, CaseRunner]) -> bool:
         print(f"FAIL {case.name}: unsupported: there is no implementation of “{case.kind}”", flush=True)
         return False
     started = time.monotonic()
-    errors = runners[case.kind](case)
+    try:
+        errors = runners[case.kind](case)
+    except (OSError, LookupError, ValueError, RuntimeError, SafetensorError) as error:
+        print(f"FAIL {case.name} ({case.kind}): {type(error).__name__}: {error}", flush=True)
+        return False
     failed = failures(case, errors)
     listed = ", ".join(f"{name} {error:.1e}" for name, error in errors.items())
     verdict = "FAIL" if failed else "ok"
