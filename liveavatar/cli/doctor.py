@@ -1,6 +1,7 @@
 """python -m liveavatar doctor: is a checkpoint whole, in which precision is it, and what does it need?
 
-Reads file headers only. Exit codes: 0 it can be used, 1 something is missing or damaged.
+Reads file headers only. With --record it writes down what graphics cards, memory and processor do, for a report.
+Exit codes: 0 it can be used or was recorded, 1 something is missing or damaged, 2 nothing could be recorded.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from pathlib import Path
 
 from liveavatar.core.parallel import Precision
 from liveavatar.diagnostics.doctor import CheckpointReport, Part, inspect_checkpoint
+from liveavatar.monitoring.trace import record
 from liveavatar.planning.memory_model import RankRole, forecast_bytes
 from liveavatar.planning.model_spec import VideoSize
 
-USABLE, UNUSABLE = 0, 1
+USABLE, UNUSABLE, NOT_RECORDED = 0, 1, 2
 
 _PUBLISHED_PARAMETERS = 16_295_755_609
 _SIZES = (VideoSize(384, 256), VideoSize(704, 384), VideoSize(1280, 704))
@@ -26,7 +28,12 @@ _STEPS = 4
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
-    parser.add_argument("--checkpoint", required=True, type=Path, help="the folder Wan2.2-S2V-14B")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--checkpoint", type=Path, help="the folder Wan2.2-S2V-14B")
+    what.add_argument("--record", type=Path, metavar="FILE", help="record what the machine does into FILE")
+    parser.add_argument(
+        "--seconds", type=float, default=30.0, help="length of the recording, 30 if not given"
+    )
     parser.add_argument(
         "--lora", type=Path, help="liveavatar.safetensors, where it is not inside or beside it"
     )
@@ -34,11 +41,23 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print what the folder holds; return the exit code."""
+    """Print what the folder holds, or record the machine; return the exit code."""
+    if options.record is not None:
+        return _record(options.record, options.seconds)
     report = inspect_checkpoint(options.checkpoint, options.lora)
     text = json.dumps(_as_json(report), indent=2) if options.json else "\n".join(_lines(report))
     sys.stdout.write(text + "\n")
     return USABLE if report.is_usable else UNUSABLE
+
+
+def _record(path: Path, seconds: float) -> int:
+    try:
+        count = record(path, seconds=seconds)
+    except (ValueError, OSError) as error:
+        sys.stderr.write(f"Nothing was recorded: {error}\n")
+        return NOT_RECORDED
+    sys.stdout.write(f"{count} readings in {path}\n")
+    return USABLE
 
 
 def _lines(report: CheckpointReport) -> list[str]:

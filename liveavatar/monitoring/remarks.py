@@ -1,0 +1,160 @@
+"""Sentences about the machine: what cannot be known of it, who else uses it, and what holds the video up.
+
+Pure functions over readings. A remark carries its numbers too, so that the page can say it in another language.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from liveavatar.monitoring.readings import GpuReading, Reading
+
+_GIB = 1024**3
+_BOOKKEEPING_BYTES, _BOOKKEEPING_SHARE = 0.5 * _GIB, 0.01
+_CULPRIT_BYTES = 2 * _GIB
+_CULPRIT_SHARE = 0.1
+_MAX_NAMED_PROGRAMS = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remark:
+    """One thing to tell the operator.
+
+    `gpus`: indices of the cards it is about, empty for the whole machine. `text` is plain English, numbering cards
+    from 1. `values`: what a translation needs.
+    """
+
+    code: str
+    text: str
+    gpus: tuple[int, ...] = ()
+    values: Mapping[str, str | float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryUse:
+    """Whose memory it is on one card. `own_bytes` is None where the driver does not say."""
+
+    own_bytes: int | None
+    programs: tuple[tuple[str, int], ...]  # other programs by name, largest first
+    unnamed_bytes: int  # in use by somebody the driver does not name
+
+    @property
+    def other_bytes(self) -> int | None:
+        """Return what others use, named or not; None where ours cannot be told from theirs."""
+        if self.own_bytes is None:
+            return None
+        return sum(num_bytes for _, num_bytes in self.programs) + self.unnamed_bytes
+
+
+def memory_use(gpu: GpuReading) -> MemoryUse:
+    """Divide a card's used memory among programs as far as the driver's list goes."""
+    processes = gpu.processes or ()
+    own = sum(process.num_bytes or 0 for process in processes if process.is_ours)
+    by_name: dict[str, int] = {}
+    for process in processes:
+        if not process.is_ours and process.num_bytes:
+            by_name[process.name] = by_name.get(process.name, 0) + process.num_bytes
+    used = gpu.used_bytes if gpu.used_when_listed is None else gpu.used_when_listed
+    unlisted = used - (gpu.reserved_bytes or 0) - own - sum(by_name.values())
+    unnamed = by_name.pop("", 0) + (unlisted if unlisted > _bookkeeping_bytes(gpu) else 0)
+    ours_without_amount = any(process.is_ours and process.num_bytes is None for process in processes)
+    is_known = not ours_without_amount and (own > 0 or unnamed == 0)
+    return MemoryUse(
+        own_bytes=own if is_known else None,
+        programs=tuple(sorted(by_name.items(), key=lambda item: -item[1])),
+        unnamed_bytes=unnamed,
+    )
+
+
+def _bookkeeping_bytes(gpu: GpuReading) -> float:
+    """Return what the driver may use without listing a program for it."""
+    return max(_BOOKKEEPING_BYTES, _BOOKKEEPING_SHARE * gpu.total_bytes)
+
+
+def culprits(reading: Reading) -> list[Remark]:
+    """Name the programs that take much of a card's memory from us."""
+    remarks = []
+    for gpu in reading.gpus:
+        use = memory_use(gpu)
+        others = use.other_bytes or 0
+        if others < max(_CULPRIT_BYTES, _CULPRIT_SHARE * gpu.total_bytes):
+            continue
+        named = ", ".join(
+            f"{name} {size_text(num_bytes)}" for name, num_bytes in use.programs[:_MAX_NAMED_PROGRAMS]
+        )
+        remarks.append(
+            Remark(
+                code="other_programs",
+                gpus=(gpu.index,),
+                values={"bytes": others, "programs": named},
+                text=f"Other programs use {size_text(others)} on GPU {gpu.index + 1}"
+                + (f" ({named})." if named else "."),
+            )
+        )
+    return remarks
+
+
+def unknowns(reading: Reading, *, is_wsl: bool) -> list[Remark]:
+    """Say what the driver does not tell, one sentence for all cards that it is true of."""
+    remarks = [_unreadable(each.code, each.index, each.name, each.reason) for each in reading.unreadable]
+    slices = [gpu.index for gpu in reading.gpus if gpu.is_slice]
+    if slices:
+        text = f"{_cards(slices)} are slices of a divided card (MIG); only their memory is known."
+        remarks.append(Remark(code="slices", gpus=tuple(slices), text=text))
+    hidden = [gpu.index for gpu in reading.gpus if memory_use(gpu).own_bytes is None]
+    if hidden and is_wsl:
+        text = "Under WSL the driver does not say which program uses how much graphics memory."
+        remarks.append(Remark(code="wsl", gpus=tuple(hidden), text=text))
+    elif hidden:
+        text = (
+            f"The driver does not say whose memory is in use on {_cards(hidden)}, as is usual in containers; "
+            "our share cannot be told from that of others."
+        )
+        remarks.append(Remark(code="programs_hidden", gpus=tuple(hidden), text=text))
+    by_field: dict[tuple[str, ...], list[int]] = {}
+    for gpu in reading.gpus:
+        missing = _missing_fields(gpu)
+        if missing and not gpu.is_slice:
+            by_field.setdefault(missing, []).append(gpu.index)
+    for missing, indices in by_field.items():
+        verb = "does" if len(indices) == 1 else "do"
+        text = f"{_cards(indices)} {verb} not report {', '.join(name.replace('_', ' ') for name in missing)}."
+        remarks.append(
+            Remark(code="not_reported", gpus=tuple(indices), values={"fields": ",".join(missing)}, text=text)
+        )
+    return remarks
+
+
+def size_text(num_bytes: float) -> str:
+    """Return "32 GB" or "3.4 GB"."""
+    value = num_bytes / _GIB
+    return f"{value:.1f} GB" if value < 10 else f"{value:.0f} GB"
+
+
+def _missing_fields(gpu: GpuReading) -> tuple[str, ...]:
+    fields = {
+        "utilisation": gpu.utilisation,
+        "temperature": gpu.temperature,
+        "power": gpu.power_w,
+    }
+    return tuple(name for name, value in fields.items() if value is None)
+
+
+def _unreadable(code: str, index: int, name: str, reason: str) -> Remark:
+    texts = {
+        "lost": f"GPU {index + 1} is gone: it was unplugged or fell off the bus.",
+        "no_memory": f"GPU {index + 1} ({name}) does not say how much memory it has.",
+        "silent": f"GPU {index + 1} ({name}) does not answer ({reason}).",
+    }
+    return Remark(code=code, gpus=(index,), values={"name": name, "reason": reason}, text=texts[code])
+
+
+def _cards(indices: Sequence[int]) -> str:
+    """Return "GPU 1", "GPU 1, 2 and 4" or "GPU 1 to 5"."""
+    numbers = [index + 1 for index in indices]
+    if len(numbers) > 2 and numbers == list(range(numbers[0], numbers[-1] + 1)):
+        return f"GPU {numbers[0]} to {numbers[-1]}"
+    if len(numbers) == 1:
+        return f"GPU {numbers[0]}"
+    return f"GPU {', '.join(map(str, numbers[:-1]))} and {numbers[-1]}"
