@@ -61,7 +61,9 @@ def config(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> AppCon
 @pytest.fixture(scope="module")
 def studio(config: AppConfig) -> Iterator[Studio]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")  # tiny convolutions on several threads mostly wait for each other
+        patch.setenv(
+            "OMP_NUM_THREADS", "1"
+        )  # tiny convolutions on several threads mostly wait for each other
         studio = Studio(config)
         studio.start()
         yield studio
