@@ -66,7 +66,7 @@ def test_an_engine_that_is_not_there(paced: App, new_page: NewPage, portrait: Pa
     studio.page.click("#studio-more .label-wrap")
     studio.page.locator("#studio-engine label").nth(2).click()
     studio.generate()
-    assert "s2v engine is not part" in studio.problem()
+    assert "s2v engine is not set up" in studio.problem()
 
 
 def test_the_size_cards_follow_the_portraits_shape(paced: App, new_page: NewPage, tmp_path: Path) -> None:

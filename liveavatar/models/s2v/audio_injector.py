@@ -46,6 +46,11 @@ class AudioInjector(nn.Module):
         self.block_indices = tuple(block_indices)
         self.injector = nn.ModuleList(CrossAttention(width, num_heads, eps) for _ in block_indices)
         self.injector_adain_layers = nn.ModuleList(AdaptiveNorm(width) for _ in block_indices)
+        self._inject = inject  # replaced by its compiled form
+
+    def compile_injection(self, **options: object) -> None:
+        """Compile what runs at every step with `torch.compile(**options)`; all injections share one graph."""
+        self._inject = torch.compile(inject, **options)  # type: ignore[call-overload]
 
     def prepare(self, tokens: AudioTokens, dtype: torch.dtype) -> dict[int, AudioCondition]:
         """Return the condition of each injected block, by block index."""
@@ -62,7 +67,7 @@ class AudioInjector(nn.Module):
     def forward(
         self, x_FSD: Tensor, block_index: int, condition: AudioCondition, actor_masks_AFS1: Tensor | None
     ) -> Tensor:
-        """Return what is to be added to the tokens after a block, summed over the actors. Tokens are float32.
+        """Return the tokens after a block with every actor's speech added to them. Tokens are float32.
 
         Raises ValueError for several actors without masks: every voice would move every face.
         """
@@ -70,11 +75,18 @@ class AudioInjector(nn.Module):
         if num_actors > 1 and actor_masks_AFS1 is None:
             raise ValueError(f"{num_actors} actors need masks that say where each of them is")
         attention = self.injector[self.block_indices.index(block_index)]
-        normalised = F.layer_norm(x_FSD, x_FSD.shape[-1:], eps=1e-5)
-        modulated_AFSD = normalised * (1 + condition.scale_AF1D.float()) + condition.shift_AF1D.float()
-        dtype = condition.context.k_BTHK.dtype
-        residual_BSD = attention(modulated_AFSD.to(dtype).flatten(0, 1), condition.context)
-        residual_AFSD = residual_BSD.unflatten(0, modulated_AFSD.shape[:2])
-        if actor_masks_AFS1 is not None:
-            residual_AFSD = residual_AFSD * actor_masks_AFS1
-        return residual_AFSD.sum(dim=0)
+        return self._inject(attention, x_FSD, condition, actor_masks_AFS1)
+
+
+def inject(
+    attention: nn.Module, x_FSD: Tensor, condition: AudioCondition, actor_masks_AFS1: Tensor | None
+) -> Tensor:
+    """Add to the tokens what they hear, summed over the actors."""
+    normalised = F.layer_norm(x_FSD, x_FSD.shape[-1:], eps=1e-5)
+    modulated_AFSD = normalised * (1 + condition.scale_AF1D.float()) + condition.shift_AF1D.float()
+    dtype = condition.context.k_BTHK.dtype
+    residual_BSD = attention(modulated_AFSD.to(dtype).flatten(0, 1), condition.context)
+    residual_AFSD: Tensor = residual_BSD.unflatten(0, modulated_AFSD.shape[:2])
+    if actor_masks_AFS1 is not None:
+        residual_AFSD = residual_AFSD * actor_masks_AFS1
+    return x_FSD + residual_AFSD.sum(dim=0)

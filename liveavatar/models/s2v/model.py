@@ -208,11 +208,21 @@ class S2VTransformer(ModelMixin, ConfigMixin):
             memory = StreamingMemory(cache.layers[index], position)
             x_FSD = block(x_FSD, time.modulation_F6D, text[index], memory)
             if index in audio:
-                x_FSD = x_FSD + self.audio_injector(x_FSD, index, audio[index], actor_masks_AFS1)
+                x_FSD = self.audio_injector(x_FSD, index, audio[index], actor_masks_AFS1)
         patches_FSV = self.head(x_FSD, time.embedding_FD)
         return _unpatchify(patches_FSV, latents_CFhw.shape).to(self.compute_dtype)
 
     # ------------------------------------------------------------------------------ set-up
+
+    def compile_parts(self, **options: object) -> None:
+        """Compile layers, injections and head with `torch.compile(fullgraph=True, dynamic=False, **options)`.
+
+        All layers share one graph per picture size, and one for prefilling; only the number of rows to attend to
+        stays variable, see `KVCache.locate`.
+        """
+        self.compile_repeated_blocks(fullgraph=True, dynamic=False, **options)
+        self.audio_injector.compile_injection(fullgraph=True, dynamic=False, **options)
+        self.head.compile(fullgraph=True, dynamic=False, **options)
 
     def select_attention(self, wanted: str = "auto") -> str:
         """Use an attention kernel that was tried on this device and return its name. See `choose_attention`."""
