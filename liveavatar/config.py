@@ -87,6 +87,11 @@ class AppConfig:
         )
 
 
+def process_rank() -> int:
+    """Return the place of this engine process among its peers, as torch.distributed counts them."""
+    return int(os.environ.get("RANK", "0"))
+
+
 def _default_data_dir(env: Mapping[str, str]) -> Path:
     base = env.get("XDG_DATA_HOME") or str(Path(env.get("HOME", "~")).expanduser() / ".local" / "share")
     return Path(base) / "liveavatar"

@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import signal
 import sqlite3
+from collections.abc import Sequence
 
 from liveavatar.core.errors import Diagnosis, LiveAvatarError
+from liveavatar.diagnostics.torch_errors import HOST_MEMORY_FULL, from_torch_text
 
 _TRY_AGAIN = "Press Generate again; a fresh engine is started by itself."
 
@@ -40,14 +42,21 @@ def engine_exited(exit_code: int, *, is_start: bool) -> Diagnosis:
     )
 
 
-def engine_silent(phase: str, waited_s: float) -> Diagnosis:
-    """Explain that a deadline passed. `phase` completes "The engine did not ..."."""
+def engine_silent(phase: str, waited_s: float, *, silent: Sequence[str], record: str) -> Diagnosis:
+    """Explain that a deadline passed. `phase` completes "The engine did not ...".
+
+    `silent` names the places that gave no sign of life; `record` is the folder with what every process was doing.
+    """
+    if silent:
+        cause = f"There was no sign of life from {' and '.join(silent)}."
+    else:
+        cause = "It hung, or the machine is too busy to serve it."
     return Diagnosis(
         code="engine_hung",
         title=f"The engine did not {phase} within {waited_s:.0f} seconds and was ended.",
-        cause="It hung, or the machine is too busy to serve it.",
-        remedy=f"{_TRY_AGAIN} If it happens again, close other programs; engine.log shows where it stood.",
-        facts={"waited_s": round(waited_s, 1)},
+        cause=cause,
+        remedy=f"{_TRY_AGAIN} If it happens again, close other programs; {record} shows where it stood.",
+        facts={"waited_s": round(waited_s, 1), "record": record},
     )
 
 
@@ -56,12 +65,9 @@ def from_exception(error: BaseException) -> Diagnosis:
     if isinstance(error, LiveAvatarError):
         return error.diagnosis
     if isinstance(error, MemoryError):
-        return Diagnosis(
-            code="out_of_memory",
-            title="The machine's memory is full.",
-            cause="The engine asked for more than is free.",
-            remedy="Close other programs or choose a smaller picture size, then press Generate again.",
-        )
+        return HOST_MEMORY_FULL
+    if known := from_torch_text(type(error).__name__, str(error)):
+        return known
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return disk_full()
     if isinstance(error, sqlite3.OperationalError) and "full" in str(error):

@@ -44,7 +44,7 @@ class Studio:
         self._runner = JobRunner(
             self._store,
             self._outputs,
-            EngineSupervisor(config.worker_module, config.data_dir / "engine.log", config.deadlines),
+            EngineSupervisor(config.worker_module, config.data_dir, config.deadlines),
             self._plan,
             self._warm_plan(),
         )

@@ -1,4 +1,4 @@
-"""Owns the engine process: starts it, talks to it, and ends it when a deadline passes.
+"""Owns the engine: starts its ranks, talks to them, and ends all of them when one fails or a deadline passes.
 
 Used by one thread (the job runner's), so there is no locking here. Every wait is a short poll inside a loop
 that checks the deadline of the phase the engine is in.
@@ -6,54 +6,45 @@ that checks the deadline of the phase the engine is in.
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import logging
-import os
-import shutil
-import signal
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
 
 import zmq
 
 from liveavatar.config import Deadlines
-from liveavatar.core import wire
 from liveavatar.core.errors import Diagnosis, EngineFailed
 from liveavatar.core.events import (
     TERMINAL_EVENTS,
     Cancelled,
     Chunk,
-    Command,
     EngineEvent,
     Failed,
     Generate,
-    Heartbeat,
     Hello,
     Load,
     Progress,
     Ready,
-    Shutdown,
     Stop,
-    WorkerEvent,
 )
 from liveavatar.core.plan import ExecutionPlan
 from liveavatar.core.request import ValidatedRequest
-from liveavatar.diagnostics.diagnose import engine_exited, engine_silent
+from liveavatar.diagnostics.diagnose import engine_silent
+from liveavatar.diagnostics.first_failure import at_rank, first_failure, place, silent_ranks
+from liveavatar.service.engine_run import EngineRun
+from liveavatar.service.failure_folder import new_failure_folder
 
 log = logging.getLogger(__name__)
 
-_IMPORT_ROOT = str(Path(__file__).parents[2])  # the app may have been started from any folder
 _POLL_S = 0.05
-_REAP_S = 5.0
+_MAX_PORT_TRIES = 3
 
 
 class Phase(StrEnum):
-    """Where the engine process stands."""
+    """Where the engine stands. It is ready when all of its ranks are."""
 
     STOPPED = "stopped"
     STARTING = "starting"
@@ -62,59 +53,53 @@ class Phase(StrEnum):
 
 
 class EngineSupervisor:
-    """One engine process at a time. After any failure the process is gone and the next call starts a fresh one."""
+    """One engine at a time. After any failure all its processes are gone and the next call starts fresh ones."""
 
-    def __init__(self, module: str, log_path: Path, deadlines: Deadlines) -> None:
+    def __init__(self, module: str, data_dir: Path, deadlines: Deadlines) -> None:
         self._module = module
-        self._log_path = log_path
+        self._log_path = data_dir / "engine.log"
+        self._failures_dir = data_dir / "failures"
         self._deadlines = deadlines
-        self._context = zmq.Context()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._plan: ExecutionPlan | None = None
-        self._phase_since = self._last_heard = 0.0
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._run: EngineRun | None = None
+        self._failure: EngineFailed | None = None  # told by the next poll that has nothing else to tell
+        self._num_ready = self._num_up = 0
+        self._phase_since = 0.0
+        self._port_tries = 0
         self.phase = Phase.STOPPED
-        self.rss_bytes = 0
 
     @property
-    def pid(self) -> int | None:
-        """Return the process id of the engine, which is also its process group."""
-        return self._process.pid if self._process else None
+    def pids(self) -> tuple[int, ...]:
+        """Return the process ids of the engine on this machine, by rank; each leads a process group."""
+        return self._run.pids if self._run else ()
+
+    @property
+    def rss_bytes(self) -> int:
+        """Return the host memory of all ranks."""
+        return self._run.rss_bytes if self._run else 0
 
     def start(self, plan: ExecutionPlan) -> None:
-        """Start the process and have it load the plan's engine; returns at once. Does nothing if one runs it.
+        """Start the ranks and have them load the plan's engine; returns at once. Does nothing if they run it.
 
-        A process that runs another engine is ended first.
+        Ranks that run another engine are ended first.
         """
-        if self._process is not None:
-            if self._plan is not None and self._plan.same_engine(plan):
+        if self._run is not None:
+            if self._run.plan.same_engine(plan):
                 return
             self.stop()
-        self._plan = plan
-        base = os.environ.get("XDG_RUNTIME_DIR")
-        self._run_dir = Path(
-            tempfile.mkdtemp(prefix="liveavatar-", dir=base if base and Path(base).is_dir() else None)
-        )
-        self._control = self._bind(zmq.ROUTER, "control")
-        self._events = self._bind(zmq.PULL, "events")
-        with self._log_path.open("ab") as log_file:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", self._module, str(self._run_dir), str(os.getpid())],
-                stdin=subprocess.DEVNULL,
-                stdout=log_file,
-                stderr=log_file,
-                env=os.environ
-                | {"PYTHONPATH": os.pathsep.join([_IMPORT_ROOT, os.environ.get("PYTHONPATH", "")])},
-                start_new_session=True,  # a group of its own, so that the whole of it can be ended
-            )
-        self._last_heard = time.monotonic()
+        self._failure = None
+        self._run = EngineRun(self._context, self._module, self._log_path, plan)
+        self._num_up = self._num_ready = 0
         self._enter(Phase.STARTING)
-        log.info("engine process %d started", self._process.pid)
+        log.info("engine started, %d processes: %s", len(self.pids), " ".join(map(str, self.pids)))
 
     def wait_ready(self, plan: ExecutionPlan, *, should_stop: Callable[[], bool]) -> bool:
         """Wait until the plan's engine is loaded. False when `should_stop` came first; loading goes on then.
 
         Raises EngineFailed when the engine cannot start.
         """
+        if self.phase is Phase.READY and self._run is not None and self._run.has_failed():
+            self.stop()  # it died while it was idle: that costs this job some time, not its video
         self.start(plan)
         while self.phase is not Phase.READY:
             if should_stop():
@@ -136,14 +121,15 @@ class EngineSupervisor:
                 is_over = isinstance(event, TERMINAL_EVENTS)
                 yield event
         finally:
-            if not is_over and self._process is not None:
-                self._end_process()
+            if not is_over:
+                self._end_run()
 
     def _follow(
         self, request: ValidatedRequest, plan: ExecutionPlan, should_stop: Callable[[], bool]
     ) -> Iterator[EngineEvent]:
         job_id = request.job_id
-        self._send(Generate(request=request, plan=plan))
+        assert self._run is not None
+        self._run.send(Generate(request=request, plan=plan))
         waits_since, waits_for, phrase = (
             time.monotonic(),
             self._deadlines.first_chunk_s,
@@ -151,14 +137,17 @@ class EngineSupervisor:
         )
         is_stopping = False
         while True:
-            if not is_stopping and should_stop():
-                self._send(Stop(job_id=job_id))
+            if not is_stopping and self._run is not None and should_stop():
+                self._run.send(
+                    Stop(job_id=job_id)
+                )  # the first stage acts on it; the stop reaches the others in order
                 is_stopping = True
                 waits_since, waits_for, phrase = time.monotonic(), self._deadlines.stop_s, "stop"
             try:
                 events = self.poll(_POLL_S)
                 if not events and time.monotonic() - waits_since > waits_for:
-                    raise self._hung(phrase, waits_for)
+                    self._hang(phrase, waits_for)
+                    events = self.poll(0)
             except EngineFailed as failure:
                 yield (
                     Cancelled(job_id=job_id)
@@ -180,103 +169,101 @@ class EngineSupervisor:
     def poll(self, timeout_s: float) -> list[EngineEvent]:
         """Handle what the engine said and return the events of jobs.
 
-        Raises EngineFailed when the process ended, failed to load, or let a deadline pass; it is gone then.
+        Raises EngineFailed when a rank ended, failed to load, or let a deadline pass; all of them are gone then.
         """
-        if self._process is None:
-            return []
         job_events: list[EngineEvent] = []
-        if self._events.poll(int(timeout_s * 1000)):
-            while self._events.poll(0):
-                event: WorkerEvent = wire.decode(self._events.recv_multipart())
-                self._last_heard = time.monotonic()
-                self._handle(event, job_events)
-        if not job_events:
-            self._check_alive()
+        if self._run is not None:
+            self._handle(self._run.receive(timeout_s), job_events)
+            if self._run.has_failed():
+                self._handle(self._run.hear_last_words(), job_events)
+                self._fail_as_first_rank()
+            elif not job_events:
+                self._check_deadlines()
+        if self._failure is not None and not job_events:
+            failure, self._failure = self._failure, None
+            raise failure
         return job_events
 
     def stop(self) -> None:
-        """End the process: politely, then by force. Does nothing when there is none."""
-        if self._process is None:
+        """End all ranks: politely, then by force. Does nothing when there are none."""
+        if self._run is None:
             return
-        if self._process.poll() is None and self.phase is Phase.READY:
-            self._send(Shutdown())
-            try:
-                self._process.wait(self._deadlines.shutdown_s)
-            except subprocess.TimeoutExpired:
-                log.warning("the engine did not leave by itself")
-        self._end_process()
+        is_listening = self.phase is Phase.READY and not self._run.has_failed()
+        if is_listening and not self._run.leave(self._deadlines.shutdown_s):
+            log.warning("the engine did not leave by itself")
+        self._end_run()
 
     def close(self) -> None:
-        """End the process and release the sockets. The supervisor is not used again."""
+        """End the engine and release the sockets. The supervisor is not used again."""
         self.stop()
         self._context.destroy(linger=0)
 
-    def _handle(self, event: WorkerEvent, job_events: list[EngineEvent]) -> None:
-        if isinstance(event, Hello):
-            assert self._plan is not None
-            self._send(Load(plan=self._plan))
-            self._enter(Phase.LOADING)
-        elif isinstance(event, Ready):
-            self._enter(Phase.READY)
-        elif isinstance(event, Heartbeat):
-            self.rss_bytes = event.rss_bytes
-        elif isinstance(event, Failed) and not event.job_id:
-            raise self._failed(event.diagnosis)
-        else:
-            job_events.append(event)
+    def _handle(
+        self, said: Sequence[tuple[int, Hello | Ready | EngineEvent]], job_events: list[EngineEvent]
+    ) -> None:
+        assert self._run is not None
+        for rank, event in said:
+            if isinstance(event, Hello):
+                self._run.send(Load(plan=self._run.plan), rank)
+                self._num_up += 1
+                if self._num_up == self._run.world_size:
+                    self._enter(Phase.LOADING)
+            elif isinstance(event, Ready):
+                self._num_ready += 1
+                if self._num_ready == self._run.world_size:
+                    self._enter(Phase.READY)
+                    self._port_tries = 0
+            else:
+                job_events.append(event)
 
-    def _check_alive(self) -> None:
-        assert self._process is not None
-        exit_code = self._process.poll()
-        if exit_code is not None:
-            if self._events.poll(100):
-                return  # its last words are still in the socket: hear them first
-            raise self._failed(engine_exited(exit_code, is_start=self.phase is not Phase.READY))
-        now = time.monotonic()
-        if now - self._last_heard > self._deadlines.heartbeat_s and self.phase is not Phase.STARTING:
-            raise self._hung("give a sign of life", self._deadlines.heartbeat_s)
-        if self.phase is Phase.STARTING and now - self._phase_since > self._deadlines.start_s:
-            raise self._hung("start", self._deadlines.start_s)
-        if self.phase is Phase.LOADING and now - self._phase_since > self._load_deadline_s():
-            raise self._hung("load", self._load_deadline_s())
+    def _check_deadlines(self) -> None:
+        assert self._run is not None
+        in_phase_s = time.monotonic() - self._phase_since
+        if self.phase is Phase.STARTING and in_phase_s > self._deadlines.start_s:
+            self._hang("start", self._deadlines.start_s)
+        elif self.phase is Phase.LOADING and in_phase_s > self._load_deadline_s():
+            self._hang("load", self._load_deadline_s())
+        elif self.phase is not Phase.STARTING and self._run.longest_silence_s() > self._deadlines.heartbeat_s:
+            self._hang("give a sign of life", self._deadlines.heartbeat_s)
 
     def _load_deadline_s(self) -> float:
-        has_model = self._plan is not None and self._plan.model is not None
+        has_model = self._run is not None and self._run.plan.model is not None
         return self._deadlines.load_model_s if has_model else self._deadlines.load_s
 
-    def _hung(self, phrase: str, waited_s: float) -> EngineFailed:
-        """Record where the engine stands, end it, and return the error to raise."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGUSR1)  # faulthandler writes every stack into the log
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(0.3)
-        return self._failed(engine_silent(phrase, waited_s))
+    def _hang(self, phrase: str, waited_s: float) -> None:
+        """Record what every rank is doing and end them all."""
+        assert self._run is not None
+        plan, folder = self._run.plan, new_failure_folder(self._failures_dir)
+        silent = [state.rank for state in silent_ranks(self._run.states())]
+        self._run.dump_stacks(folder)
+        places = [place(rank, plan) for rank in silent] if self._run.world_size > 1 else []
+        diagnosis = engine_silent(phrase, waited_s, silent=places, record=str(folder))
+        if len(silent) == 1:
+            diagnosis = dataclasses.replace(diagnosis, facts={**diagnosis.facts, "rank": silent[0]})
+        self._fail(diagnosis)
 
-    def _failed(self, diagnosis: Diagnosis) -> EngineFailed:
+    def _fail_as_first_rank(self) -> None:
+        assert self._run is not None
+        plan = self._run.plan
+        found = first_failure(self._run.states(), is_start=self.phase is not Phase.READY)
+        assert found is not None, "a failed run has a failed rank"
+        rank, diagnosis = found
+        self._fail(at_rank(diagnosis, rank, plan))
+        if diagnosis.code == "port_taken" and self._port_tries < _MAX_PORT_TRIES:
+            self._port_tries += 1
+            self.start(plan)  # with another port; nobody needs to know
+
+    def _fail(self, diagnosis: Diagnosis) -> None:
         log.error("engine failed: %s", diagnosis.sentence())
-        self._end_process()
-        return EngineFailed(diagnosis)
+        self._end_run()
+        self._failure = EngineFailed(diagnosis)
 
-    def _end_process(self) -> None:
-        assert self._process is not None
-        with contextlib.suppress(ProcessLookupError):  # the whole group may have left already
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait(_REAP_S)
-        self._process = None
-        self._control.close(linger=0)
-        self._events.close(linger=0)
-        shutil.rmtree(self._run_dir, ignore_errors=True)
-        self.rss_bytes = 0
-        self._enter(Phase.STOPPED)
+    def _end_run(self) -> None:
+        if self._run is not None:
+            self._run.end()
+            self._run = None
+            self._enter(Phase.STOPPED)
 
     def _enter(self, phase: Phase) -> None:
         self.phase = phase
         self._phase_since = time.monotonic()
-
-    def _bind(self, kind: int, name: str) -> zmq.Socket[bytes]:
-        socket: zmq.Socket[bytes] = self._context.socket(kind)
-        socket.bind(f"ipc://{self._run_dir}/{name}")
-        return socket
-
-    def _send(self, command: Command) -> None:
-        self._control.send_multipart([b"rank-0", *wire.encode(command)])

@@ -7,6 +7,7 @@ import logging
 import sys
 from pathlib import Path
 
+from liveavatar.config import process_rank
 from liveavatar.core.engine import Engine
 from liveavatar.worker.serve import Worker
 
@@ -23,7 +24,9 @@ def _s2v() -> Engine:
 
 def main() -> None:
     """Serve the engines of this installation."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(
+        level=logging.INFO, format=f"%(asctime)s rank {process_rank()} %(levelname)s %(name)s: %(message)s"
+    )
     Worker(Path(sys.argv[1]), int(sys.argv[2]), {"portrait": _portrait, "s2v": _s2v}).run()
 
 

@@ -17,6 +17,7 @@ from types import TracebackType
 import psutil
 import zmq
 
+from liveavatar.config import process_rank
 from liveavatar.core import wire
 from liveavatar.core.engine import Engine
 from liveavatar.core.events import (
@@ -32,6 +33,8 @@ from liveavatar.core.events import (
     Stop,
     WorkerEvent,
 )
+from liveavatar.core.plan import ExecutionPlan
+from liveavatar.core.wire_address import STACKS_SUFFIX, WireAddress
 from liveavatar.diagnostics.diagnose import from_exception
 from liveavatar.worker.orphan_guard import OrphanGuard
 
@@ -43,19 +46,45 @@ _SEND_TIMEOUT_MS = 30_000  # the app reads all the time; if it has not for this 
 EngineFactories = Mapping[str, Callable[[], Engine]]
 
 
+class Wire:
+    """Where this process is connected to, and under which name."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self._address = WireAddress.read(run_dir)
+        self.name = f"rank-{process_rank()}".encode()
+
+    def connect_control(self) -> zmq.Socket[bytes]:
+        """Return the socket that commands arrive at."""
+        socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
+        socket.setsockopt(zmq.IDENTITY, self.name)
+        return self._connect(socket, self._address.control)
+
+    def connect_events(self) -> EventSender:
+        """Return a sending end of the event socket."""
+        socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PUSH)
+        socket.setsockopt(zmq.SNDTIMEO, _SEND_TIMEOUT_MS)
+        socket.setsockopt(zmq.SNDHWM, 64)
+        socket.setsockopt(zmq.LINGER, 2000)
+        return EventSender(self._connect(socket, self._address.events), self.name)
+
+    def _connect(self, socket: zmq.Socket[bytes], endpoint: str) -> zmq.Socket[bytes]:
+        if self._address.public_key:
+            socket.curve_serverkey = socket.curve_publickey = self._address.public_key.encode()
+            socket.curve_secretkey = self._address.secret_key.encode()
+        socket.connect(endpoint)
+        return socket
+
+
 class EventSender:
     """The sending end of the event socket. Each thread has its own: ZeroMQ sockets belong to one thread."""
 
-    def __init__(self, run_dir: Path) -> None:
-        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PUSH)
-        self._socket.setsockopt(zmq.SNDTIMEO, _SEND_TIMEOUT_MS)
-        self._socket.setsockopt(zmq.SNDHWM, 64)
-        self._socket.setsockopt(zmq.LINGER, 2000)
-        self._socket.connect(f"ipc://{run_dir}/events")
+    def __init__(self, socket: zmq.Socket[bytes], name: bytes) -> None:
+        self._socket = socket
+        self._name = name
 
     def send(self, event: WorkerEvent) -> None:
         """Send one event. Raises zmq.Again when the app has stopped reading."""
-        self._socket.send_multipart(wire.encode(event))
+        self._socket.send_multipart([self._name, *wire.encode(event)])
 
     def close(self) -> None:
         """Deliver what is still under way, then close."""
@@ -65,10 +94,10 @@ class EventSender:
 class ControlThread(threading.Thread):
     """Hears commands while the engine works, and shows that the process is alive."""
 
-    def __init__(self, run_dir: Path, parent_pid: int) -> None:
+    def __init__(self, connection: Wire, parent_pid: int) -> None:
         super().__init__(name="control", daemon=True)
         self.commands: queue.Queue[Command] = queue.Queue()
-        self._run_dir = run_dir
+        self._wire = connection
         self._guard = OrphanGuard(parent_pid)
         self._stopped_jobs: set[str] = set()
 
@@ -78,11 +107,11 @@ class ControlThread(threading.Thread):
 
     def run(self) -> None:
         """Pass commands on until Shutdown."""
-        control: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
-        control.setsockopt(zmq.IDENTITY, b"rank-0")
-        control.connect(f"ipc://{self._run_dir}/control")
-        events = EventSender(self._run_dir)
-        events.send(Hello(pid=os.getpid()))
+        control = self._wire.connect_control()
+        control.send_multipart(
+            wire.encode(Hello(pid=os.getpid()))
+        )  # this way, so that the answer finds its way
+        events = self._wire.connect_events()
         process = psutil.Process()
         next_beat = 0.0
         command: Command | None = None
@@ -108,8 +137,10 @@ class Worker:
     def __init__(self, run_dir: Path, parent_pid: int, engines: EngineFactories) -> None:
         self._engines = engines
         self._engine: Engine | None = None
-        self._control = ControlThread(run_dir, parent_pid)
-        self._events = EventSender(run_dir)
+        connection = Wire(run_dir)
+        self._control = ControlThread(connection, parent_pid)
+        self._events = connection.connect_events()
+        self._stacks = (run_dir / f"rank-{process_rank()}{STACKS_SUFFIX}").open("w")
         self._install_last_words()
 
     def run(self) -> None:
@@ -152,7 +183,9 @@ class Worker:
             ):
                 last = event
                 self._events.send(event)
-            assert isinstance(last, TERMINAL_EVENTS), "an engine ends with a terminal event"
+            assert isinstance(last, TERMINAL_EVENTS) or _is_silent_rank(command.plan), (
+                "an engine ends with a terminal event"
+            )
         except zmq.Again:
             raise  # nobody listens any more: leave
         except Exception as error:
@@ -163,7 +196,7 @@ class Worker:
     def _install_last_words(self) -> None:
         """Tell the app why this process dies, where that is still possible; dump stacks when asked or crashed."""
         faulthandler.enable()
-        faulthandler.register(signal.SIGUSR1, all_threads=True)
+        faulthandler.register(signal.SIGUSR1, file=self._stacks, all_threads=True)
         standard_hook = sys.excepthook
 
         def last_words(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -171,3 +204,8 @@ class Worker:
             self._events.send(Failed(job_id="", diagnosis=from_exception(error)))
 
         sys.excepthook = last_words
+
+
+def _is_silent_rank(plan: ExecutionPlan) -> bool:
+    """Whether another rank, the one that decodes, speaks for the job."""
+    return plan.parallel is not None and process_rank() != plan.parallel.decoder_rank

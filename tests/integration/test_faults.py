@@ -120,8 +120,8 @@ def test_hung_worker_is_ended_at_its_deadline(
         assert job.state is JobState.FAILED
         assert job.diagnosis is not None
         assert job.diagnosis.code == "engine_hung"
-        log = (fake_config.data_dir / "engine.log").read_text()
-        assert "in generate" in log, "the stack of the hung thread is recorded"
+        stacks = (Path(job.diagnosis.facts["record"]) / "rank-0.stacks.txt").read_text()
+        assert "in generate" in stacks, "the stack of the hung thread is recorded"
         assert wait_for_end(studio, studio.submit(make_request()).id).state is JobState.FINISHED
     finally:
         studio.close()

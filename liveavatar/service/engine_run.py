@@ -1,0 +1,147 @@
+"""One start of the engine: its run directory, its sockets and the processes of all its ranks."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import tempfile
+import time
+from pathlib import Path
+
+import zmq
+
+from liveavatar.core.errors import Diagnosis
+from liveavatar.core.events import Command, EngineEvent, Failed, Heartbeat, Hello, Ready, Shutdown
+from liveavatar.core.plan import ExecutionPlan
+from liveavatar.core.wire_address import WireAddress
+from liveavatar.diagnostics.first_failure import RankState, all_accounted_for, is_cause_known
+from liveavatar.service.engine_link import EngineLink
+from liveavatar.service.rank_processes import Launch, RankProcesses
+
+# After the first sign of trouble: causes are told at once; the end of a process that held much graphics memory
+# may show only after its peers have complained.
+_LAST_WORDS_S, _LONGEST_LAST_WORDS_S = 0.3, 1.2
+
+
+class EngineRun:
+    """The ranks of one plan, from their first process to their last. Nothing of one run reaches the next."""
+
+    def __init__(
+        self, context: zmq.Context[zmq.Socket[bytes]], module: str, log_path: Path, plan: ExecutionPlan
+    ) -> None:
+        self.plan = plan
+        self.world_size = plan.parallel.world_size if plan.parallel else 1
+        self._ranks = range(self.world_size)
+        self._run_dir = _make_run_dir()
+        address = WireAddress.in_directory(self._run_dir)
+        self._link = EngineLink(context, address)
+        self._processes = RankProcesses(
+            Launch(
+                module=module,
+                first_rank=0,
+                num_ranks=self.world_size,
+                world_size=self.world_size,
+                store_host="127.0.0.1",
+                store_port=free_port(),
+                wire=address,
+            ),
+            self._run_dir,
+            log_path,
+        )
+        self._last_heard = dict.fromkeys(self._ranks, time.monotonic())
+        self._last_words: dict[int, Diagnosis] = {}
+        self._rss_bytes = dict.fromkeys(self._ranks, 0)
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """Return the process ids on this machine."""
+        return self._processes.pids
+
+    @property
+    def rss_bytes(self) -> int:
+        """Return the host memory of all ranks, as they told it last."""
+        return sum(self._rss_bytes.values())
+
+    def send(self, command: Command, rank: int | None = None) -> None:
+        """Send a command to one rank, or to all."""
+        self._link.send(self._ranks if rank is None else [rank], command)
+
+    def receive(self, timeout_s: float) -> list[tuple[int, Hello | Ready | EngineEvent]]:
+        """Wait for something to be said and return it, less what is noted here: heartbeats and last words."""
+        rest: list[tuple[int, Hello | Ready | EngineEvent]] = []
+        for rank, event in self._link.receive(timeout_s):
+            self._last_heard[rank] = time.monotonic()
+            if isinstance(event, Heartbeat):
+                self._rss_bytes[rank] = event.rss_bytes
+            elif isinstance(event, Failed) and self._ends_engine(event):
+                self._last_words.setdefault(rank, event.diagnosis)
+            else:
+                rest.append((rank, event))
+        return rest
+
+    def has_failed(self) -> bool:
+        """Whether a rank is gone or said that it cannot go on."""
+        return bool(self._last_words or self._processes.exit_codes())
+
+    def longest_silence_s(self) -> float:
+        """Return how long the quietest rank has not been heard."""
+        return time.monotonic() - min(self._last_heard.values())
+
+    def states(self) -> list[RankState]:
+        """Return what is known of every rank."""
+        exit_codes, now = self._processes.exit_codes(), time.monotonic()
+        return [
+            RankState(
+                rank=rank,
+                last_words=self._last_words.get(rank),
+                exit_code=exit_codes.get(rank),
+                silent_s=now - self._last_heard[rank],
+            )
+            for rank in self._ranks
+        ]
+
+    def hear_last_words(self) -> list[tuple[int, Hello | Ready | EngineEvent]]:
+        """Listen for a moment after the first sign of trouble; return what was said besides."""
+        rest: list[tuple[int, Hello | Ready | EngineEvent]] = []
+        started = time.monotonic()
+        waited_s = 0.0
+        while waited_s < _LONGEST_LAST_WORDS_S:
+            rest += self.receive(0.1)
+            waited_s = time.monotonic() - started
+            states = self.states()
+            if all_accounted_for(states) or (waited_s > _LAST_WORDS_S and is_cause_known(states)):
+                break
+        return rest
+
+    def dump_stacks(self, folder: Path) -> None:
+        """Put what every rank is doing into `folder`."""
+        self._processes.dump_stacks(folder)
+
+    def leave(self, timeout_s: float) -> bool:
+        """Ask all ranks to leave in good order; return whether they did in time."""
+        self.send(Shutdown())
+        return self._processes.wait(timeout_s)
+
+    def end(self) -> None:
+        """Kill what is left and remove the run directory. The run is not used again."""
+        self._processes.end()
+        self._link.close()
+        shutil.rmtree(self._run_dir, ignore_errors=True)
+
+    def _ends_engine(self, failure: Failed) -> bool:
+        """Whether this is more than the end of a job: peers of a rank that failed wait for it in vain."""
+        return not failure.job_id or self.world_size > 1
+
+
+def free_port() -> int:
+    """Return a port nobody uses now. Should somebody take it before rank 0 does, the run fails as `port_taken`."""
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _make_run_dir() -> Path:
+    base = os.environ.get("XDG_RUNTIME_DIR")
+    return Path(tempfile.mkdtemp(prefix="liveavatar-", dir=base if base and Path(base).is_dir() else None))

@@ -1,0 +1,129 @@
+"""The ranks of an engine on this machine: one process each, children of this one, ended together.
+
+They are started directly and not through torchrun: its agent would import torch for seconds before it starts the
+first rank, gives the others half a minute to leave when one dies, and passes nothing on when it is killed itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from liveavatar.core.wire_address import STACKS_SUFFIX, WireAddress
+
+_IMPORT_ROOT = str(Path(__file__).parents[2])  # the app may have been started from any folder
+_FLIGHT_RECORDER = "flight_recorder_rank_"  # what NCCL was asked for and did; torch appends the rank
+_REAP_S = 5.0
+_STACKS_S = 0.4
+_POLL_S = 0.02
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """What is started on one machine."""
+
+    module: str
+    first_rank: int
+    num_ranks: int  # on this machine
+    world_size: int  # on all machines
+    store_host: str  # where rank 0 serves the meeting point of torch.distributed
+    store_port: int
+    wire: WireAddress
+
+
+class RankProcesses:
+    """Consecutive ranks in process groups of their own, so that the whole of each can be ended."""
+
+    def __init__(self, launch: Launch, run_dir: Path, log_path: Path) -> None:
+        """Start them. They inherit this process's environment, write to `log_path`, and die with this thread."""
+        self._run_dir = run_dir
+        launch.wire.write(run_dir)
+        with log_path.open("ab") as log_file:
+            self._processes = {
+                rank: subprocess.Popen(
+                    [sys.executable, "-m", launch.module, str(run_dir), str(os.getpid())],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log_file,
+                    stderr=log_file,
+                    env=dict(os.environ) | _environment(launch, rank, run_dir),
+                    start_new_session=True,
+                )
+                for rank in range(launch.first_rank, launch.first_rank + launch.num_ranks)
+            }
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """Return the process ids in the order of ranks."""
+        return tuple(process.pid for process in self._processes.values())
+
+    def exit_codes(self) -> dict[int, int]:
+        """Return how each rank ended that is not there any more. Negative codes are signals."""
+        codes = {rank: process.poll() for rank, process in self._processes.items()}
+        return {rank: code for rank, code in codes.items() if code is not None}
+
+    def wait(self, timeout_s: float) -> bool:
+        """Return whether all ranks left by themselves in time."""
+        deadline = time.monotonic() + timeout_s
+        while len(self.exit_codes()) < len(self._processes):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(_POLL_S)
+        return True
+
+    def dump_stacks(self, folder: Path) -> None:
+        """Have every rank write down where each of its threads is, and put the files into `folder`."""
+        for rank, process in self._processes.items():
+            process.send_signal(signal.SIGUSR1)  # the worker has faulthandler listen to it
+            pipe = self._run_dir / f"{_FLIGHT_RECORDER}{rank}.pipe"
+            with (
+                contextlib.suppress(OSError),
+                os.fdopen(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK), "wb") as fifo,
+            ):
+                fifo.write(
+                    b"1"
+                )  # torch makes this pipe when it uses NCCL, and dumps its record when written to
+        deadline = time.monotonic() + _STACKS_S
+        while time.monotonic() < deadline and len(self.exit_codes()) < len(self._processes):
+            time.sleep(_POLL_S)
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in self._run_dir.iterdir():
+            if path.is_file() and (
+                path.name.endswith(STACKS_SUFFIX) or path.name.startswith(_FLIGHT_RECORDER)
+            ):
+                shutil.copy(path, folder)
+
+    def end(self) -> None:
+        """Kill what is left of every rank and of what it started."""
+        for process in self._processes.values():
+            with contextlib.suppress(ProcessLookupError):  # the whole group has left already
+                os.killpg(process.pid, signal.SIGKILL)
+        for process in self._processes.values():
+            process.wait(_REAP_S)
+
+
+def _environment(launch: Launch, rank: int, run_dir: Path) -> dict[str, str]:
+    """Return the variables by which torch.distributed knows its place."""
+    variables = {
+        "PYTHONPATH": os.pathsep.join([_IMPORT_ROOT, os.environ.get("PYTHONPATH", "")]),
+        "RANK": str(rank),
+        "WORLD_SIZE": str(launch.world_size),
+        "LOCAL_RANK": str(rank - launch.first_rank),
+        "LOCAL_WORLD_SIZE": str(launch.num_ranks),
+    }
+    if launch.world_size > 1:
+        variables |= {
+            "MASTER_ADDR": launch.store_host,
+            "MASTER_PORT": str(launch.store_port),
+            "TORCH_FR_DUMP_TEMP_FILE": str(run_dir / _FLIGHT_RECORDER),
+            "TORCH_NCCL_DEBUG_INFO_PIPE_FILE": str(run_dir / _FLIGHT_RECORDER),
+        }
+        if "OMP_NUM_THREADS" not in os.environ:  # otherwise each rank would take all processors
+            variables["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // launch.num_ranks))
+    return variables
