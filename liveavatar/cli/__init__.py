@@ -6,7 +6,7 @@ import argparse
 import logging
 from collections.abc import Sequence
 
-from liveavatar.cli import doctor, generate, plan
+from liveavatar.cli import bench, doctor, generate, plan
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,6 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     plan_parser = commands.add_parser("plan", help="what would run on which graphics cards")
     plan.add_options(plan_parser)
     plan_parser.set_defaults(run=plan.run)
+    bench_parser = commands.add_parser("bench", help="how fast the s2v engine is on this machine")
+    bench.add_options(bench_parser)
+    bench_parser.set_defaults(run=bench.run)
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING)
     exit_code: int = options.run(options)

@@ -19,6 +19,7 @@ from liveavatar.core.errors import Diagnosis, EngineFailed
 from liveavatar.core.events import Cancelled, Chunk, EngineEvent, Finished, Progress
 from liveavatar.core.plan import FPS, ExecutionPlan
 from liveavatar.core.request import AUDIO_RATE, ValidatedRequest
+from liveavatar.engines.s2v.compiling import compile_parts
 from liveavatar.engines.s2v.parts import Parts, load_parts
 from liveavatar.engines.s2v.video import Pictures, speech_blocks, stream_pictures
 from liveavatar.media.encoder import StreamEncoder
@@ -35,13 +36,17 @@ _WARM_UP_BLOCKS_ON_CARD, _WARM_UP_BLOCKS = 5, 1
 class S2vEngine:
     """Implements `liveavatar.core.engine.Engine`."""
 
-    def __init__(self) -> None:
+    def __init__(self, load_parts: Callable[[ExecutionPlan], Parts] = load_parts) -> None:
+        """`load_parts` makes the networks of a plan; another than the default measures without a checkpoint."""
+        self._load_parts = load_parts
         self._parts: Parts | None = None
 
     def load(self, plan: ExecutionPlan) -> None:
         """Load all networks and make a short silent video: first calls are slow, and what is wrong shows here."""
-        self._parts = load_parts(plan)
+        self._parts = self._load_parts(plan)
         on_card = self._parts.transformer.device.type == "cuda"
+        if on_card:
+            compile_parts(self._parts, Path(plan.model.cache) / "compiled" if plan.model else None)
         with tempfile.TemporaryDirectory(prefix="liveavatar-") as folder:
             num_blocks = _WARM_UP_BLOCKS_ON_CARD if on_card else _WARM_UP_BLOCKS
             request = _silent_request(Path(folder), num_blocks * PICTURES_PER_BLOCK)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -24,6 +25,16 @@ from liveavatar.models.vae import StreamingVae, load_vae
 log = logging.getLogger(__name__)
 
 
+class Prompts(Protocol):
+    """Turns prompts into embeddings."""
+
+    def encode(self, prompt: str) -> Tensor:
+        """Return [num_tokens, width]."""
+
+    def release(self) -> None:
+        """Give the memory of the encoder back until it is needed again."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Parts:
     """Everything that is loaded once and serves every video."""
@@ -31,7 +42,7 @@ class Parts:
     transformer: S2VTransformer
     vae: StreamingVae
     audio_encoder: AudioEncoder
-    prompts: PromptEncoder
+    prompts: Prompts
     keeps_text_encoder: (
         bool  # on the processor its file is mapped, and the system takes memory back when it must
     )

@@ -1,0 +1,95 @@
+"""python -m liveavatar bench: how fast is the s2v engine on this machine, and how much memory does it take?
+
+Random weights of the published size measure arithmetic and memory without a checkpoint. Exit codes: 0 measured,
+1 the machine cannot (out of memory, say), 2 the question makes no sense.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from liveavatar.core.errors import InputRejected
+from liveavatar.planning.choice import fixed_size
+from liveavatar.planning.model_spec import MAX_STEPS
+
+if TYPE_CHECKING:
+    from liveavatar.engines.s2v.bench.run import BenchOptions
+
+MEASURED, CANNOT, REJECTED = 0, 1, 2
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
+    parser.add_argument("--engine", choices=("s2v",), default="s2v")
+    parser.add_argument(
+        "--random-weights", choices=("full", "tiny"), nargs="?", const="full", default="full",
+        help="full: the published size; tiny: a rehearsal on any machine",
+    )  # fmt: skip
+    parser.add_argument("--size", default="704*384", help="picture size, such as 704*384")
+    parser.add_argument("--steps", type=int, default=MAX_STEPS, choices=range(1, MAX_STEPS + 1))
+    parser.add_argument("--precision", default="fp8", choices=("bf16", "fp8"), help="of the weights")
+    parser.add_argument(
+        "--kv", default="bf16", choices=("bf16", "fp8", "int8"), help="of cached keys and values"
+    )
+    parser.add_argument("--latents-per-decode", type=int, default=3, choices=(1, 3))
+    parser.add_argument("--blocks", type=int, default=60, help="steady blocks to time")
+    parser.add_argument("--seconds", type=float, default=600, help="begin no block later than this")
+    parser.add_argument("--profile", action="store_true", help="list the kernels that take the time")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write everything as JSON")
+    parser.add_argument("--json", action="store_true", help="a line of JSON per stage")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure and print; return the exit code."""
+    try:
+        bench_options = _bench_options(options)
+    except InputRejected as error:
+        sys.stderr.write(error.diagnosis.sentence() + "\n")
+        return REJECTED
+    import torch  # the command line stays quick for the other commands
+
+    from liveavatar.engines.s2v.bench.run import Report, run_bench
+
+    report = Report(options.out, _print_json if options.json else _print_stage)
+    try:
+        run_bench(bench_options, report)
+    except torch.OutOfMemoryError as error:
+        sys.stderr.write(f"The graphics card's memory is too small for this: {error}\n")
+        return CANNOT
+    return MEASURED
+
+
+def _bench_options(options: argparse.Namespace) -> BenchOptions:
+    size, _ = fixed_size(options.size)
+    width, height = (64, 64) if options.random_weights == "tiny" else (size.width, size.height)
+    from liveavatar.engines.s2v.bench.run import BenchOptions
+
+    return BenchOptions(
+        model=options.random_weights,
+        width=width,
+        height=height,
+        num_steps=options.steps,
+        precision=options.precision,
+        kv_precision=options.kv,
+        latents_per_decode=options.latents_per_decode,
+        num_blocks=options.blocks,
+        seconds=options.seconds,
+        profile=options.profile,
+    )
+
+
+def _print_json(stage: str, values: Any) -> None:
+    sys.stdout.write(json.dumps({"stage": stage, "values": values}) + "\n")
+    sys.stdout.flush()
+
+
+def _print_stage(stage: str, values: Any) -> None:
+    sys.stdout.write(f"{stage}\n")
+    rows = values if isinstance(values, list) else [{name: value} for name, value in values.items()]
+    for row in rows:
+        sys.stdout.write("  " + "  ".join(f"{name} {value}" for name, value in row.items()) + "\n")
+    sys.stdout.flush()

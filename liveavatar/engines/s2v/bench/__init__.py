@@ -1,0 +1,1 @@
+"""How fast and how large the s2v engine is on this machine."""

@@ -1,0 +1,169 @@
+"""All measurements in order. Each finished one is handed on at once, so that a run cut short leaves what it has."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from liveavatar.core.parallel import KvPrecision, ParallelPlan, Precision
+from liveavatar.core.plan import ExecutionPlan
+from liveavatar.engines.s2v.bench import measure
+from liveavatar.engines.s2v.bench.ceilings import ceilings
+from liveavatar.engines.s2v.bench.power import PowerMeter
+from liveavatar.engines.s2v.bench.random_parts import random_parts
+from liveavatar.engines.s2v.engine import S2vEngine
+from liveavatar.engines.s2v.parts import Parts
+from liveavatar.planning.memory_model import RankRole, forecast
+from liveavatar.planning.model_spec import VideoSize
+
+_PACKAGES = ("torch", "triton", "diffusers", "transformers", "av", "numpy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchOptions:
+    """What to measure. `seconds`: no new block is begun later than this after the start."""
+
+    model: Literal["full", "tiny"] = "full"
+    width: int = 704
+    height: int = 384
+    num_steps: int = 4
+    precision: Precision = "fp8"
+    kv_precision: KvPrecision = "bf16"
+    latents_per_decode: int = 3
+    num_blocks: int = 60
+    seconds: float = 600.0
+    profile: bool = False
+
+
+class Report:
+    """The stages measured so far, written to `path` anew with each."""
+
+    def __init__(self, path: Path | None, on_stage: Callable[[str, dict[str, Any]], None]) -> None:
+        self.stages: dict[str, Any] = {}
+        self._path = path
+        self._on_stage = on_stage
+
+    def add(self, stage: str, values: Any) -> None:
+        """Keep what a stage gave."""
+        self.stages[stage] = values
+        self._on_stage(stage, values)
+        if self._path is not None:
+            self._path.write_text(json.dumps(self.stages, indent=1) + "\n", encoding="utf-8")
+
+
+def run_bench(options: BenchOptions, report: Report) -> None:
+    """Measure everything on the first graphics card, or on the processor where there is none."""
+    started = time.perf_counter()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    report.add("machine", describe_machine(device))
+    report.add("options", vars(options))
+    plan = _plan(options)
+    loaded: list[Parts] = []
+
+    def load_parts(plan: ExecutionPlan) -> Parts:
+        parts = random_parts(options.model, plan, device)
+        kernel = parts.transformer.select_attention()
+        loaded.append(parts)
+        report.add("loaded", _loaded(parts, kernel, time.perf_counter() - started))
+        if device.type == "cuda":
+            report.add("ceilings", ceilings(device, kernel))
+        return parts
+
+    engine = S2vEngine(load_parts)
+    before_load = time.perf_counter()
+    engine.load(plan)
+    report.add("warm_up", {"load_and_compile_s": round(time.perf_counter() - before_load, 1)})
+    bench = measure.Bench(parts=loaded[0], plan=plan, deadline=started + options.seconds)
+    meter = PowerMeter(device)
+    meter.start()
+    video = measure.measure_video(bench, engine, options.num_blocks)
+    report.add("video", video | meter.stop())
+    if bench.is_late():
+        return
+    times, memory = measure.measure_stages(bench)
+    report.add("stages", times)
+    if memory and options.model == "full":
+        report.add("memory", _beside_forecast(memory, options))
+    if options.profile and device.type == "cuda" and not bench.is_late():
+        report.add("kernels", measure.kernel_profile(bench))
+    engine.close()
+
+
+def describe_machine(device: torch.device) -> dict[str, Any]:
+    """Return hardware, versions and the date."""
+    machine: dict[str, Any] = {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "python": platform.python_version(),
+        "versions": {name: found for name in _PACKAGES if (found := _version(name))},
+        "threads": torch.get_num_threads(),
+    }
+    if device.type == "cuda":
+        card = torch.cuda.get_device_properties(device)
+        machine |= {
+            "card": card.name,
+            "card_gb": round(card.total_memory / 1e9, 1),
+            "compute_capability": f"{card.major}.{card.minor}",
+            "cuda": torch.version.cuda,
+            "cudnn": torch.backends.cudnn.version(),
+        }
+    return machine
+
+
+def _plan(options: BenchOptions) -> ExecutionPlan:
+    return ExecutionPlan(
+        engine="s2v",
+        width=options.width,
+        height=options.height,
+        parallel=ParallelPlan(step_split=(options.num_steps,)),
+        precision=options.precision,
+        kv_precision=options.kv_precision,
+        latents_per_decode=options.latents_per_decode,
+    )
+
+
+def _loaded(parts: Parts, kernel: str, seconds: float) -> dict[str, Any]:
+    allocated = measure.allocated_bytes(parts.transformer.device)
+    return {"attention": kernel, "seconds": round(seconds, 1), "allocated_gb": round(allocated / 1e9, 2)}
+
+
+def _beside_forecast(memory: dict[str, int], options: BenchOptions) -> list[dict[str, Any]]:
+    """Return measured and forecast GB per item; a measured item may stand for several of the forecast."""
+    role = RankRole(
+        size=VideoSize(options.width, options.height),
+        num_steps=options.num_steps,
+        precision=options.precision,
+        kv_precision=options.kv_precision,
+        latents_per_decode=options.latents_per_decode,
+        encodes_speech=True,
+    )
+    expected = {item.name: item.num_bytes for item in forecast(role)}
+    rows = []
+    for names, num_bytes in memory.items():
+        of_forecast = sum(expected[name] for name in names.split(", "))
+        rows.append(_row(names, num_bytes, of_forecast))
+    return rows
+
+
+def _row(name: str, measured_bytes: int, forecast_bytes: int) -> dict[str, Any]:
+    return {
+        "item": name,
+        "measured_gb": round(measured_bytes / 1e9, 2),
+        "forecast_gb": round(forecast_bytes / 1e9, 2),
+        "forecast_over_measured": round(forecast_bytes / max(measured_bytes, 1), 3),
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.distribution(package).version
+    except metadata.PackageNotFoundError:
+        return ""

@@ -1,0 +1,31 @@
+"""The bench command, on networks of the real layout and tiny width."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from liveavatar.cli import main
+
+
+def test_tiny_networks_are_measured_from_start_to_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "bench.json"
+    exit_code = main(["bench", "--random-weights", "tiny", "--steps", "2", "--blocks", "2", "--out", str(out)])
+    assert exit_code == 0
+    stages = json.loads(out.read_text())
+    assert stages["machine"]["versions"]["torch"]
+    assert stages["video"]["steady_blocks"] == 2
+    assert stages["video"]["fps"] > 0
+    block_ms = sum(stages["stages"][name] for name in ("denoise_ms", "decode_ms"))
+    assert stages["stages"]["step_ms"] == pytest.approx(stages["stages"]["denoise_ms"] / 2, abs=0.1)
+    assert 0 < block_ms
+    assert "steady_blocks 2" in capsys.readouterr().out
+
+
+def test_a_size_that_is_not_offered_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "--size", "7*7"]) == 2
+    assert "not offered" in capsys.readouterr().err
