@@ -14,7 +14,9 @@ def test_tiny_networks_are_measured_from_start_to_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "bench.json"
-    exit_code = main(["bench", "--random-weights", "tiny", "--steps", "2", "--blocks", "2", "--out", str(out)])
+    exit_code = main(
+        ["bench", "--random-weights", "tiny", "--steps", "2", "--blocks", "2", "--out", str(out)]
+    )
     assert exit_code == 0
     stages = json.loads(out.read_text())
     assert stages["machine"]["versions"]["torch"]
@@ -22,7 +24,7 @@ def test_tiny_networks_are_measured_from_start_to_file(
     assert stages["video"]["fps"] > 0
     block_ms = sum(stages["stages"][name] for name in ("denoise_ms", "decode_ms"))
     assert stages["stages"]["step_ms"] == pytest.approx(stages["stages"]["denoise_ms"] / 2, abs=0.1)
-    assert 0 < block_ms
+    assert block_ms > 0
     assert "steady_blocks 2" in capsys.readouterr().out
 
 

@@ -113,7 +113,7 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
             "card_gb": round(card.total_memory / 1e9, 1),
             "compute_capability": f"{card.major}.{card.minor}",
             "cuda": torch.version.cuda,
-            "cudnn": torch.backends.cudnn.version(),
+            "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
         }
     return machine
 
