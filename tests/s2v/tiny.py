@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from liveavatar.core.parallel import KvPrecision
 from liveavatar.models.s2v import S2V_14B, S2VTransformer, TokenGrid
 from liveavatar.models.s2v.attention import KeyValues
 from liveavatar.models.s2v.audio_injector import AudioCondition
@@ -40,7 +41,15 @@ def tiny_model(**changes: object) -> S2VTransformer:
 class TinyStream:
     """The conditions of one video and the cache of one step, with the sink in place."""
 
-    def __init__(self, model: S2VTransformer, grid: TokenGrid = SMALL_GRID, capacity_blocks: int = 4) -> None:
+    def __init__(
+        self,
+        model: S2VTransformer,
+        grid: TokenGrid = SMALL_GRID,
+        capacity_blocks: int = 4,
+        *,
+        kv_precision: KvPrecision = "bf16",
+        cache: KVCache | None = None,
+    ) -> None:
         self.model, self.grid = model, grid
         self._generator = torch.Generator().manual_seed(2)
         self.text: list[KeyValues] = model.encode_text(self._noise(4, model.config["text_dim"]))
@@ -49,7 +58,9 @@ class TinyStream:
             self._noise(1, 25, model.config["audio_dim"], 12)
         )
         self.latents = self.latents_of(3)
-        self.cache: KVCache = model.allocate_caches(grid, 1, capacity_blocks=capacity_blocks)[0]
+        if cache is None:
+            (cache,) = model.allocate_caches(grid, 1, capacity_blocks=capacity_blocks, precision=kv_precision)
+        self.cache: KVCache = cache
         self.refresh_sink()
 
     def refresh_sink(self) -> None:

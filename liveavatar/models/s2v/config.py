@@ -92,3 +92,7 @@ class TokenGrid:
         half = (self.latent_height // 4) * (self.latent_width // 4)
         quarter = 4 * (self.latent_height // 8) * (self.latent_width // 8)
         return 2 * self.frame_tokens + half + quarter
+
+    def window_tokens(self, num_blocks: int) -> int:
+        """Tokens of the sink and of so many blocks."""
+        return self.sink_tokens + num_blocks * self.block_tokens

@@ -24,9 +24,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from liveavatar.models.s2v.config import CLIP_BLOCKS, FRAMES_PER_BLOCK, REFERENCE_FRAME, TokenGrid
+from liveavatar.models.s2v.config import FRAMES_PER_BLOCK, REFERENCE_FRAME, TokenGrid
 from liveavatar.models.s2v.framepack import motion_rotary
 from liveavatar.models.s2v.rope import GridRotary, Rotary, apply_rotary, concatenate, reference_position
+
+
+class Sink(NamedTuple):
+    """Keys and values of one layer's sink, and the reference's keys before rotation."""
+
+    k_CHK: Tensor
+    v_CHK: Tensor
+    reference_k_SHK: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +44,29 @@ class LayerCache:
     k_THK: Tensor
     v_THK: Tensor
     reference_k_SHK: Tensor
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All that belongs to this layer and step alone, with one entry per row."""
+        return self.k_THK, self.v_THK
+
+    def write_keys(self, rows_N: Tensor, k_NHK: Tensor) -> None:
+        """Replace the keys of the given rows."""
+        self.k_THK.index_copy_(0, rows_N, k_NHK)
+
+    def write_values(self, rows_N: Tensor, v_NHK: Tensor) -> None:
+        """Replace the values of the given rows."""
+        self.v_THK.index_copy_(0, rows_N, v_NHK)
+
+    def write_sink(self, sink: Sink) -> None:
+        """Replace the first rows. The buffer may lie on another device: nothing waits for the copies."""
+        copy_rows(self.k_THK, sink.k_CHK)
+        copy_rows(self.v_THK, sink.v_CHK)
+        self.reference_k_SHK.copy_(sink.reference_k_SHK)
+
+    def window(self, num_rows: int) -> tuple[Tensor, Tensor]:
+        """Return the keys and values of the first rows, to attend to."""
+        return self.k_THK[:num_rows], self.v_THK[:num_rows]
 
 
 class BlockPosition(NamedTuple):
@@ -55,8 +86,8 @@ class KVCache:
         self.layers = layers
         self.grid = grid
         self.capacity_blocks = capacity_blocks
-        first = layers[0].k_THK
-        self._head_dim, self._device = first.shape[-1], first.device
+        reference = layers[0].reference_k_SHK
+        self._head_dim, self._device = reference.shape[-1], reference.device
         self._frame_rotary = GridRotary(
             np.arange(grid.rows), np.arange(grid.columns), self._head_dim, self._device
         )
@@ -75,9 +106,7 @@ class KVCache:
         rotary = self._frame_rotary.at(frames)
         first_row = grid.sink_tokens + block_index % self.capacity_blocks * grid.block_tokens
         filled_blocks = min(block_index + 1, self.capacity_blocks)
-        attended = torch.empty(1, device=self._device).expand(
-            grid.sink_tokens + filled_blocks * grid.block_tokens
-        )
+        attended = torch.empty(1, device=self._device).expand(grid.window_tokens(filled_blocks))
         # One compiled graph serves the growing and the full window: only the attention call sees the length.
         torch._dynamo.maybe_mark_dynamic(attended, 0)
         return BlockPosition(
@@ -87,6 +116,17 @@ class KVCache:
             reference_rows_S=torch.arange(grid.frame_tokens, device=self._device),
             attended_rows_T=attended,
         )
+
+    def fetch(self, layer: int) -> LayerCache:
+        """Return the buffer of a layer, ready on the device that computes. `release` it before the next."""
+        return self.layers[layer]
+
+    def release(self, layer: int) -> None:
+        """Take the buffer of a layer back with the block that was written into it."""
+
+    def set_sink(self, layer: int, sink: Sink) -> None:
+        """Keep a layer's sink; the blocks in the buffer stay."""
+        self.layers[layer].write_sink(sink)
 
     def sink_rotary(self) -> Rotary:
         """Return the factors of the sink's tokens as they stand during prefill."""
@@ -105,56 +145,34 @@ class StreamingMemory:
         """Store the block in its slot, move the reference, return the queries and the window."""
         cache, position = self.cache, self.position
         reference_k = apply_rotary(cache.reference_k_SHK, position.rotary_reference_S)
-        cache.k_THK.index_copy_(0, position.reference_rows_S, reference_k)
-        cache.k_THK.index_copy_(0, position.slot_rows_N, apply_rotary(k_LHK, position.rotary_N))
-        cache.v_THK.index_copy_(0, position.slot_rows_N, v_LHK)
-        rows = position.attended_rows_T.shape[0]
-        return apply_rotary(q_LHK, position.rotary_N), cache.k_THK[:rows], cache.v_THK[:rows]
+        cache.write_keys(position.reference_rows_S, reference_k)
+        cache.write_keys(position.slot_rows_N, apply_rotary(k_LHK, position.rotary_N))
+        cache.write_values(position.slot_rows_N, v_LHK)
+        return apply_rotary(q_LHK, position.rotary_N), *cache.window(position.attended_rows_T.shape[0])
 
 
 @dataclass(frozen=True)
 class PrefillMemory:
-    """The self-attention memory of one layer while the sink is computed: it sees itself and fills the caches."""
+    """The self-attention memory of one layer while the sink is computed: it sees itself and is kept."""
 
-    caches: Sequence[LayerCache]
+    sink: Sink
     rotary_C: Rotary
 
     def update(self, q_LHK: Tensor, k_LHK: Tensor, v_LHK: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Store the sink in the caches of every step, return queries, keys and values of the sink."""
+        """Note the sink, return its queries, keys and values."""
         k_rotated = apply_rotary(k_LHK, self.rotary_C)
-        for cache in self.caches:
-            cache.reference_k_SHK.copy_(k_LHK[: len(cache.reference_k_SHK)])
-            cache.k_THK[: len(k_rotated)] = k_rotated
-            cache.v_THK[: len(v_LHK)] = v_LHK
+        self.sink.reference_k_SHK.copy_(k_LHK[: len(self.sink.reference_k_SHK)])
+        self.sink.k_CHK.copy_(k_rotated)
+        self.sink.v_CHK.copy_(v_LHK)
         return apply_rotary(q_LHK, self.rotary_C), k_rotated, v_LHK
 
 
-def allocate_step_caches(
-    *,
-    num_steps: int,
-    num_layers: int,
-    num_heads: int,
-    head_dim: int,
-    grid: TokenGrid,
-    device: torch.device,
-    dtype: torch.dtype,
-    capacity_blocks: int = CLIP_BLOCKS,
-) -> list[KVCache]:
-    """Return one cache per denoising step. `num_heads` counts the heads this device computes."""
-    rows = grid.sink_tokens + capacity_blocks * grid.block_tokens
+def allocate_sink(grid: TokenGrid, *, num_heads: int, head_dim: int, like: Tensor) -> Sink:
+    """Return room for the sink of one layer on the device and in the dtype of `like`."""
+    rows = grid.sink_tokens, grid.sink_tokens, grid.frame_tokens
+    return Sink(*(like.new_empty(count, num_heads, head_dim) for count in rows))
 
-    def zeros(count: int) -> Tensor:
-        return torch.zeros(count, num_heads, head_dim, device=device, dtype=dtype)
 
-    reference_keys = [zeros(grid.frame_tokens) for _ in range(num_layers)]
-    return [
-        KVCache(
-            [
-                LayerCache(k_THK=zeros(rows), v_THK=zeros(rows), reference_k_SHK=reference_k)
-                for reference_k in reference_keys
-            ],
-            grid,
-            capacity_blocks,
-        )
-        for _ in range(num_steps)
-    ]
+def copy_rows(buffer_THK: Tensor, rows_CHK: Tensor) -> None:
+    """Replace the first rows of a buffer, on whatever device, without waiting."""
+    buffer_THK[: len(rows_CHK)].copy_(rows_CHK, non_blocking=True)

@@ -28,10 +28,18 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-from liveavatar.models.s2v.attention import ATTENTION_KERNELS, Attention, KeyValues, choose_attention
+from liveavatar.core.parallel import KvPrecision
+from liveavatar.models.s2v.attention import (
+    ATTENTION_KERNELS,
+    Attention,
+    KeyValues,
+    SelfAttention,
+    choose_attention,
+)
 from liveavatar.models.s2v.audio_encoder import CausalAudioEncoder, Float32Linear
 from liveavatar.models.s2v.audio_injector import AudioCondition, AudioInjector
 from liveavatar.models.s2v.block import Head, S2VBlock
+from liveavatar.models.s2v.cache_allocation import allocate_step_caches
 from liveavatar.models.s2v.config import CLIP_BLOCKS, FRAMES_PER_BLOCK, LATENT_CHANNELS, PATCH, TokenGrid
 from liveavatar.models.s2v.framepack import FramePacker, PatchConv3d
 from liveavatar.models.s2v.kv_cache import (
@@ -39,7 +47,7 @@ from liveavatar.models.s2v.kv_cache import (
     KVCache,
     PrefillMemory,
     StreamingMemory,
-    allocate_step_caches,
+    allocate_sink,
 )
 
 NOISY_TOKEN, REFERENCE_TOKEN, MOTION_TOKEN = 0, 1, 2  # rows of trainable_cond_mask
@@ -141,18 +149,24 @@ class S2VTransformer(ModelMixin, ConfigMixin):
         return TimeCondition(embedding_1D.expand(num_frames, -1), modulation_16D.expand(num_frames, -1, -1))
 
     def allocate_caches(
-        self, grid: TokenGrid, num_steps: int, *, capacity_blocks: int = CLIP_BLOCKS
+        self,
+        grid: TokenGrid,
+        num_steps: int,
+        *,
+        capacity_blocks: int = CLIP_BLOCKS,
+        precision: KvPrecision = "bf16",
     ) -> list[KVCache]:
-        """Return one empty cache per denoising step for latents of this size."""
+        """Return one empty cache per denoising step for latents of this size. See `allocate_step_caches`."""
         return allocate_step_caches(
             num_steps=num_steps,
             num_layers=self.config["num_layers"],
-            num_heads=self._blocks()[0].self_attn.num_local_heads,
+            num_heads=self._num_local_heads,
             head_dim=self.head_dim,
             grid=grid,
             device=self.patch_embedding.weight.device,
             dtype=self.compute_dtype,
             capacity_blocks=capacity_blocks,
+            precision=precision,
         )
 
     @torch.no_grad()
@@ -168,10 +182,17 @@ class S2VTransformer(ModelMixin, ConfigMixin):
         motion_LD = self.frame_packer(motion_CThw) + self.trainable_cond_mask.weight[MOTION_TOKEN]
         x_1CD = torch.cat([reference_LD, motion_LD])[None].float()
         modulation_16D = self.encode_time(0.0, num_frames=1).modulation_F6D
-        rotary_C = caches[0].sink_rotary()
+        sink = allocate_sink(
+            caches[0].grid,
+            num_heads=self._num_local_heads,
+            head_dim=self.head_dim,
+            like=motion_LD,
+        )
+        memory = PrefillMemory(sink, caches[0].sink_rotary())
         for index, block in enumerate(self._blocks()):
-            memory = PrefillMemory([cache.layers[index] for cache in caches], rotary_C)
             x_1CD = block(x_1CD, modulation_16D, text[index], memory)
+            for cache in caches:
+                cache.set_sink(index, sink)
 
     # ------------------------------------------------------------------------------ once per block
 
@@ -205,8 +226,9 @@ class S2VTransformer(ModelMixin, ConfigMixin):
         x_LD = x_LD + self.trainable_cond_mask.weight[NOISY_TOKEN]
         x_FSD = x_LD.float().unflatten(0, (latents_CFhw.shape[1], -1))
         for index, block in enumerate(self._blocks()):
-            memory = StreamingMemory(cache.layers[index], position)
+            memory = StreamingMemory(cache.fetch(index), position)
             x_FSD = block(x_FSD, time.modulation_F6D, text[index], memory)
+            cache.release(index)
             if index in audio:
                 x_FSD = self.audio_injector(x_FSD, index, audio[index], actor_masks_AFS1)
         patches_FSV = self.head(x_FSD, time.embedding_FD)
@@ -232,6 +254,11 @@ class S2VTransformer(ModelMixin, ConfigMixin):
             if isinstance(module, Attention):
                 module.kernel = ATTENTION_KERNELS[name]
         return name
+
+    @property
+    def _num_local_heads(self) -> int:
+        """Heads this device computes, the same in every layer."""
+        return next(module.num_local_heads for module in self.modules() if isinstance(module, SelfAttention))
 
     def _blocks(self) -> list[S2VBlock]:
         return list(self.blocks)  # type: ignore[arg-type]  # nn.ModuleList forgets what it holds
