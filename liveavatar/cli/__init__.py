@@ -6,7 +6,7 @@ import argparse
 import logging
 from collections.abc import Sequence
 
-from liveavatar.cli import bench, doctor, generate, plan
+from liveavatar.cli import bench, doctor, fetch, generate, plan
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -21,6 +21,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     doctor_parser = commands.add_parser("doctor", help="check a model checkpoint")
     doctor.add_options(doctor_parser)
     doctor_parser.set_defaults(run=doctor.run)
+    fetch_parser = commands.add_parser("fetch", help="download the s2v engine's model")
+    fetch.add_options(fetch_parser)
+    fetch_parser.set_defaults(run=fetch.run)
     plan_parser = commands.add_parser("plan", help="what would run on which graphics cards")
     plan.add_options(plan_parser)
     plan_parser.set_defaults(run=plan.run)
