@@ -99,7 +99,7 @@ def _fetch(folder: Path) -> Diagnosis | None:
 
 
 def _no_room(folder: Path, files: Sequence[DryRunFileInfo]) -> Diagnosis | None:
-    missing = sum(file.file_size for file in files if file.will_download)
+    missing = sum(file.file_size or 0 for file in files if file.will_download)
     free = shutil.disk_usage(folder).free
     if missing <= free:
         return None
