@@ -54,6 +54,8 @@ class Callbacks:
         exact_size: str,
         engine: str,
         seed: float | None,
+        steps: str,
+        pin_size: bool,
         request: gr.Request,
     ) -> Json:
         """Queue a video. Answer {"job": ...} or {"problem": diagnosis}; what was typed stays either way."""
@@ -65,6 +67,8 @@ class Callbacks:
                 exact_size or size,
                 engine,
                 seed,
+                steps=int(steps or 0),
+                pin_size=pin_size,
                 clicks=None,
                 whole=False,
                 request=request,
@@ -87,7 +91,7 @@ class Callbacks:
     def try_sample(self, choice: str, prompt: str, size: str, request: gr.Request) -> tuple[Any, Any, Json]:
         """Fill in a sample portrait with its voice and queue it at once."""
         portrait, voice = self.sample_files(choice)
-        ticket = self.submit_from_page(portrait, voice, prompt, size, "", AUTO, 0, request)
+        ticket = self.submit_from_page(portrait, voice, prompt, size, "", AUTO, 0, "", False, request)
         return portrait, voice, ticket
 
     # ---- the API
@@ -102,6 +106,8 @@ class Callbacks:
         engine: str,
         clicks: str,
         whole_picture: bool,
+        steps: float,
+        pin_size: bool,
         request: gr.Request,
     ) -> Json:
         """Queue a video and return its job. Poll job_status, or read the live video from `media_url`."""
@@ -119,6 +125,8 @@ class Callbacks:
                 size,
                 engine,
                 seed,
+                steps=int(steps or 0),
+                pin_size=pin_size,
                 clicks=face_clicks,
                 whole=whole_picture,
                 request=request,
@@ -158,6 +166,8 @@ class Callbacks:
         engine: str,
         seed: float | None,
         *,
+        steps: int,
+        pin_size: bool,
         clicks: FaceClicks | None,
         whole: bool,
         request: gr.Request,
@@ -169,6 +179,8 @@ class Callbacks:
             size=size_in_pixels(size or AUTO, portrait),
             engine=engine or AUTO,
             seed=int(seed or 0),
+            num_steps=steps or None,
+            pin_size=pin_size,
             face_clicks=clicks,
             whole_picture=whole,
         )

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 MAX_UPLOAD = "200mb"
 _DELETE_UPLOADS = (3600, 24 * 3600)  # look every hour, delete what is older than a day
 _TIER_CARDS = ("small", "standard", "large")
+_STEPS = [(str(number), str(number)) for number in (4, 3, 2)]
 _MAX_PROMPT_CHARACTERS = 500
 _FONTS = ["ui-sans-serif", "system-ui", "Segoe UI", "Noto Sans", "Noto Sans CJK SC", "sans-serif"]
 _MONO_FONTS = ["ui-monospace", "Consolas", "monospace"]
@@ -51,7 +52,9 @@ class Inputs:
     prompt: gr.Textbox
     size: gr.Radio
     exact_size: gr.Dropdown
+    pin_size: gr.Checkbox
     engine: gr.Radio
+    steps: gr.Radio
     seed: gr.Number
     generate: gr.Button
 
@@ -175,6 +178,16 @@ def _input_column(samples: Samples) -> Inputs:
                 filterable=False,
                 elem_id="studio-exact-size",
             )
+            pin_size = gr.Checkbox(
+                False, label=word("pin_size"), info=word("pin_size_info"), elem_id="studio-pin-size"
+            )
+            steps = gr.Radio(
+                [(word("steps_auto"), ""), *_STEPS],
+                value="",
+                label=word("steps"),
+                info=word("steps_info"),
+                elem_id="studio-steps",
+            )
             seed = gr.Number(
                 0, label=word("seed"), info=word("seed_info"), precision=0, minimum=0, elem_id="studio-seed"
             )
@@ -187,7 +200,9 @@ def _input_column(samples: Samples) -> Inputs:
         prompt=prompt,
         size=size,
         exact_size=exact_size,
+        pin_size=pin_size,
         engine=engine,
+        steps=steps,
         seed=seed,
         generate=generate,
     )
@@ -217,6 +232,8 @@ def _connect(inputs: Inputs, wires: Wires, callbacks: Callbacks) -> None:
             inputs.exact_size,
             inputs.engine,
             inputs.seed,
+            inputs.steps,
+            inputs.pin_size,
         ],
         wires.ticket,
         trigger_mode="once",
@@ -251,6 +268,8 @@ def _add_api(callbacks: Callbacks) -> None:
         gr.Textbox(AUTO, label="engine", visible=False),
         gr.Textbox("", label="clicks", visible=False),
         gr.Checkbox(False, label="whole_picture", visible=False),
+        gr.Number(0, label="steps", precision=0, visible=False),
+        gr.Checkbox(False, label="pin_size", visible=False),
     ]
     trigger.click(callbacks.submit, fields, answer, api_name="submit", queue=False)
     job_id = gr.Textbox(label="job_id", visible=False)

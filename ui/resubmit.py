@@ -65,6 +65,8 @@ def submit_again(studio: Studio, job: Job, wishes: Wishes) -> Job:
         size=job.size_asked,
         engine=job.engine,
         seed=old.seed,
+        num_steps=old.num_steps,
+        pin_size=old.pin_size,
         face_clicks=None if wishes.whole_picture else wishes.face_clicks or old.face_clicks,
         whole_picture=wishes.whole_picture or old.whole_picture,
     )

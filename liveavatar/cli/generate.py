@@ -61,6 +61,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--prompt", default="", help="mood, smile and look, for example “calm, smiling”")
     parser.add_argument("--size", default=AUTO, help=f"auto, {', '.join(SIZES)}")
+    parser.add_argument(
+        "--pin-size",
+        action="store_true",
+        help="fail rather than make a smaller picture where memory is short",
+    )
+    parser.add_argument(
+        "--steps", type=int, help="denoising steps of the s2v engine, 4 to 1: fewer are faster and coarser"
+    )
     parser.add_argument("--engine", default=AUTO, choices=(AUTO, *ENGINES))
     parser.add_argument(
         "--ckpt-dir", type=Path, help="the s2v model, folder Wan2.2-S2V-14B; see docs/models.md"
@@ -105,6 +113,8 @@ def _request(options: argparse.Namespace) -> GenerationRequest:
         size=options.size,
         engine=options.engine,
         seed=options.seed,
+        num_steps=options.steps,
+        pin_size=options.pin_size,
         face_clicks=options.face,
         whole_picture=options.whole_picture,
     )

@@ -12,6 +12,7 @@ Precision = Literal["bf16", "fp8"]
 KvPrecision = Literal["bf16", "fp8", "int8"]
 
 LATENTS_PER_BLOCK = 3
+MAX_STEPS = 4  # denoising steps the model was distilled for; fewer trade quality for speed
 
 
 @dataclass(frozen=True, kw_only=True)

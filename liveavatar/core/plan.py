@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 
 from liveavatar.core.memory import MemoryBudget
@@ -40,14 +41,23 @@ class ExecutionPlan:
     budgets: tuple[MemoryBudget, ...] = ()  # forecast, one per rank
 
     def same_engine(self, other: ExecutionPlan) -> bool:
-        """Whether an engine that was loaded for one plan can carry out the other: they may differ in the picture."""
-        return (
-            self.engine == other.engine
-            and self.model == other.model
-            and self.parallel == other.parallel
-            and self.precision == other.precision
-            and self.offload == other.offload
-        )
+        """Whether an engine that was loaded for one plan can carry out the other.
+
+        They may differ in what belongs to a video: picture, steps, caches, and where its prompt is encoded.
+        """
+        return self._of_the_engine() == other._of_the_engine()
+
+    def _of_the_engine(self) -> tuple[object, ...]:
+        parallel = self.parallel
+        if parallel is not None:
+            parallel = dataclasses.replace(parallel, step_split=(1,) * len(parallel.step_split))
+        offload = dataclasses.replace(self.offload, caches=False, text_encoder=False)
+        return self.engine, self.model, parallel, self.precision, offload
+
+    @property
+    def num_steps(self) -> int:
+        """Return the denoising steps of all stages, 0 for an engine that has none."""
+        return sum(self.parallel.step_split) if self.parallel else 0
 
     @property
     def size(self) -> str:

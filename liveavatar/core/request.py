@@ -45,6 +45,10 @@ class GenerationRequest:
     size: str = AUTO  # "720*400", or "auto" to follow the portrait's shape
     engine: str = AUTO
     seed: int = 0
+    num_steps: int | None = (
+        None  # denoising steps of the s2v engine, 1 to 4; None: as many as it was made for
+    )
+    pin_size: bool = False  # fail rather than make a smaller picture where memory is short
     face_clicks: FaceClicks | None = None  # only needed when no face is found by itself
     whole_picture: bool = False  # move the picture as a whole when no face is found, instead of failing
 
@@ -61,3 +65,5 @@ class ValidatedRequest:
     seed: int
     face_clicks: FaceClicks | None
     whole_picture: bool
+    num_steps: int | None = None
+    pin_size: bool = False

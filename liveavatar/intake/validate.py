@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from liveavatar.core.errors import Diagnosis, InputRejected
+from liveavatar.core.parallel import MAX_STEPS
 from liveavatar.core.request import AUTO, ENGINES, GenerationRequest, ValidatedRequest
 from liveavatar.core.sizes import parse_size
 from liveavatar.intake.audio import import_audio
@@ -44,6 +45,8 @@ def validate(request: GenerationRequest, *, job_id: str, job_dir: Path, max_audi
             seed=request.seed,
             face_clicks=request.face_clicks,
             whole_picture=request.whole_picture,
+            num_steps=request.num_steps,
+            pin_size=request.pin_size,
         ),
         notes=(*notes, *audio.notes),
     )
@@ -68,6 +71,15 @@ def _check_choices(request: GenerationRequest) -> None:
                 title=f"The seed {request.seed} cannot be used.",
                 cause=f"Seeds are whole numbers from 0 to {_MAX_SEED}.",
                 remedy="Choose another seed.",
+            )
+        )
+    if request.num_steps is not None and not 1 <= request.num_steps <= MAX_STEPS:
+        raise InputRejected(
+            Diagnosis(
+                code="bad_steps",
+                title=f"{request.num_steps} denoising steps cannot be run.",
+                cause=f"The model was made for {MAX_STEPS} steps and works with 1 to {MAX_STEPS}.",
+                remedy="Choose another number of steps, or leave it open.",
             )
         )
     if len(request.prompt) > MAX_PROMPT_CHARACTERS:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from liveavatar.core.area_sizes import size_for_area
@@ -13,7 +14,7 @@ from liveavatar.core.hardware import Machine
 from liveavatar.core.memory import gib_text
 from liveavatar.core.plan import ExecutionPlan
 from liveavatar.core.request import AUTO
-from liveavatar.core.sizes import SIZES
+from liveavatar.core.sizes import SIZES, TIERS
 from liveavatar.planning import memory_model
 from liveavatar.planning.calibration import NOTHING_MEASURED, Calibration
 from liveavatar.planning.model_spec import VideoSize
@@ -33,7 +34,7 @@ WIDESCREEN = (1920, 1080)
 
 # The model's own sizes beside those the page offers; automatic choice goes through these areas.
 _MODEL_SIZES = ("1280*720", "1024*704", "832*480", "720*400", "704*384", "688*368", "384*256")
-_AUTO_AREAS = tuple(math.prod(map(int, name.split("*"))) for name in _MODEL_SIZES)
+AUTO_AREAS = tuple(math.prod(map(int, name.split("*"))) for name in _MODEL_SIZES)
 _PICTURE_SCALE = 4  # a size without a picture stands for a large picture of that shape
 
 
@@ -61,6 +62,7 @@ def choose(
     machine: Machine,
     *,
     size: str = AUTO,
+    may_shrink: bool = False,
     picture: tuple[int, int] | None = None,
     wishes: Wishes = ANYTHING,
     min_fps: float = DEFAULT_MIN_FPS,
@@ -68,7 +70,8 @@ def choose(
 ) -> Choice:
     """Return the choice for a picture of (width, height) pixels, widescreen when there is none.
 
-    Raises InputRejected for a size that is not offered.
+    `may_shrink`: a size that does not fit becomes the largest that does. Raises InputRejected for a size that is
+    not offered.
     """
     if size == AUTO:
         sizes = auto_sizes(picture or WIDESCREEN)
@@ -76,6 +79,15 @@ def choose(
     else:
         video_size, sentence = fixed_size(size, picture)
         sizes = (video_size,)
+        if may_shrink:
+            smaller = smaller_sizes(video_size, picture or _large_picture(video_size))
+            sizes = (video_size, *smaller)
+            fitting = _largest_that_fits(machine, sizes, wishes, calibration)
+            if fitting not in (None, video_size):
+                sentence = (
+                    f"{video_size} does not fit on {machine.describe()}; {fitting} is the largest that does."
+                )
+            video_size = fitting or video_size
     return Choice(
         machine=machine,
         wishes=wishes,
@@ -91,7 +103,12 @@ def choose(
 
 def auto_sizes(picture: tuple[int, int]) -> tuple[VideoSize, ...]:
     """Return the sizes for a picture of (width, height), the largest first."""
-    return tuple(dict.fromkeys(_video_size(picture, area) for area in _AUTO_AREAS))
+    return tuple(dict.fromkeys(size_of_area(picture, area) for area in AUTO_AREAS))
+
+
+def smaller_sizes(size: VideoSize, picture: tuple[int, int]) -> tuple[VideoSize, ...]:
+    """Return the automatic sizes for a picture of (width, height) that are smaller than `size`, largest first."""
+    return tuple(each for each in auto_sizes(picture) if each.pixels < size.pixels)
 
 
 def fixed_size(text: str, picture: tuple[int, int] | None = None) -> tuple[VideoSize, str]:
@@ -110,7 +127,7 @@ def fixed_size(text: str, picture: tuple[int, int] | None = None) -> tuple[Video
             )
         )
     shape = picture or (asked[0] * _PICTURE_SCALE, asked[1] * _PICTURE_SCALE)
-    size = _video_size(shape, asked[0] * asked[1])
+    size = size_of_area(shape, asked[0] * asked[1])
     if (size.width, size.height) == asked:
         return size, ""
     return size, f"{asked[0]}*{asked[1]} becomes {size}: the model's sides are multiples of 64."
@@ -126,7 +143,7 @@ def execution_plan(choice: Choice) -> ExecutionPlan:
                 code="nothing_fits",
                 title=f"{choice.size} does not fit on {choice.machine.describe()}.",
                 cause=closest,
-                remedy="Choose a smaller size, or run python -m liveavatar plan for what would fit.",
+                remedy=_what_would_fit(choice),
             )
         )
     configuration = best.configuration
@@ -192,7 +209,29 @@ def _largest_fast_enough(
     return sizes[-1], f"No size is made at {min_fps:g} pictures per second; {sizes[-1]} is the smallest."
 
 
-def _video_size(picture: tuple[int, int], area: int) -> VideoSize:
+def _largest_that_fits(
+    machine: Machine, sizes: Sequence[VideoSize], wishes: Wishes, calibration: Calibration
+) -> VideoSize | None:
+    return next((size for size in sizes if reaches(machine, size, 0.0, wishes, calibration)), None)
+
+
+def _what_would_fit(choice: Choice) -> str:
+    """Return what to do when nothing fits; a size is only named when it was found to fit."""
+    picture = _large_picture(choice.size)
+    for tier in reversed(TIERS):
+        name = "*".join(map(str, tier.landscape))
+        size, _ = fixed_size(name, picture)
+        if size.pixels < choice.size.pixels and reaches(choice.machine, size, 0.0, choice.wishes):
+            return f"Choose the size {name}, or the engine portrait."
+    return "Choose the engine portrait."
+
+
+def _large_picture(size: VideoSize) -> tuple[int, int]:
+    return size.width * _PICTURE_SCALE, size.height * _PICTURE_SCALE
+
+
+def size_of_area(picture: tuple[int, int], area: int) -> VideoSize:
+    """Return the size the model makes for a picture of (width, height), of at most `area` pixels."""
     width, height = picture
     video_height, video_width = size_for_area(height, width, area)
     return VideoSize(video_width, video_height)

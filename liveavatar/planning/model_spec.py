@@ -11,10 +11,11 @@ import itertools
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
+from liveavatar.core.parallel import MAX_STEPS as MAX_STEPS
+
 WIDTH, FFN_WIDTH, NUM_LAYERS, NUM_HEADS, TEXT_TOKENS = 5120, 13824, 40, 40, 512
 FRAMES_PER_BLOCK, WINDOW_BLOCKS, PICTURES_PER_BLOCK = 3, 4, 12
 INJECTED_LAYERS = (0, 4, 8, 12, 16, 20, 24, 27, 30, 33, 36, 39)
-MAX_STEPS = 4  # the schedule the model was distilled for; fewer run too
 
 # Parameters of one transformer block: 4 + 4 square projections, the feed-forward, biases, norms, modulation.
 _SQUARE = WIDTH * WIDTH

@@ -20,12 +20,45 @@ MAX_KINDS = 4  # of cards; of more, those with the fastest arithmetic are used
 
 
 @dataclass(frozen=True, kw_only=True)
+class Abilities:
+    """Which of all plans an engine can carry out."""
+
+    max_ranks: int = layouts.MAX_WORLD
+    kv_precisions: tuple[KvPrecision, ...] = ("bf16", "fp8", "int8")
+    streams_blocks: bool = True  # brings transformer blocks from host memory
+    caches_on_host: bool = True
+    shards_on_host: bool = True
+
+    def allow(self, configuration: Configuration) -> bool:
+        """Whether the engine can carry it out."""
+        offload = configuration.offload
+        return (
+            configuration.parallel.world_size <= self.max_ranks
+            and configuration.kv_precision in self.kv_precisions
+            and (self.streams_blocks or offload.resident_blocks is None)
+            and (self.caches_on_host or not offload.caches)
+            and (self.shards_on_host or not offload.sharded_weights)
+        )
+
+
+EVERYTHING = Abilities()
+# What the s2v engine does today. The plan command answers for everything; the app plans within this.
+ENGINE = Abilities(
+    max_ranks=1, kv_precisions=("bf16",), streams_blocks=False, caches_on_host=False, shards_on_host=False
+)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Wishes:
-    """What the operator fixed. None leaves the choice open; 8-bit attention is used only when asked for."""
+    """What the operator fixed, and what the engine is able to do.
+
+    None leaves the choice open; 8-bit attention is used only when asked for.
+    """
 
     num_steps: int = MAX_STEPS
     precision: Precision | None = None
     kv_precision: KvPrecision | None = None
+    abilities: Abilities = EVERYTHING
 
     def __post_init__(self) -> None:
         if not 1 <= self.num_steps <= MAX_STEPS:
@@ -164,7 +197,9 @@ def _on_group(
         if precision == "bf16":  # sharding gathers parameters, and 8-bit weights are none
             plans += layouts.sharded_plans(num_gpus, wishes.num_steps)
         for parallel in plans:
-            resident = layouts.resident_variants(parallel, precision, kv_precisions)
+            resident = _allowed(layouts.resident_variants(parallel, precision, kv_precisions), wishes)
+            if not resident:
+                continue
             if min_fps and PICTURES_PER_BLOCK / evaluator.block_seconds(resident[0]) < min_fps:
                 continue
             best = _best(evaluator, size, resident)
@@ -174,9 +209,14 @@ def _on_group(
                 yield best
                 if best.configuration == resident[0]:  # the plainest fits: nothing is faster
                     continue
-            offloaded = _best(evaluator, size, layouts.offload_variants(parallel, precision, kv_precisions))
+            spilled = _allowed(layouts.offload_variants(parallel, precision, kv_precisions), wishes)
+            offloaded = _best(evaluator, size, spilled)
             if offloaded is not None:
                 yield offloaded
+
+
+def _allowed(variants: Sequence[Configuration], wishes: Wishes) -> list[Configuration]:
+    return [variant for variant in variants if wishes.abilities.allow(variant)]
 
 
 def _best(evaluator: Evaluator, size: VideoSize, variants: Sequence[Configuration]) -> Candidate | None:

@@ -84,7 +84,7 @@ class Studio:
         folder.mkdir()
         try:
             intake = validate(request, job_id=job_id, job_dir=folder, max_audio_s=self.config.max_audio_s)
-            plan = self._plan_for(request.engine, request.size, Path(intake.request.image_path))
+            plan = self._plan_for(request.engine, request.size, intake.request)
         except BaseException:
             self._outputs.delete(job_id)
             raise
@@ -173,16 +173,18 @@ class Studio:
         return self._hardware.snapshot()
 
     def _plan(self, job: Job, request: ValidatedRequest) -> ExecutionPlan:
-        return self._plan_for(job.engine, job.size_asked, Path(request.image_path))
+        return self._plan_for(job.engine, job.size_asked, request)
 
-    def _plan_for(self, engine: str, size: str, image_path: Path) -> ExecutionPlan:
-        with Image.open(image_path) as image:
+    def _plan_for(self, engine: str, size: str, request: ValidatedRequest) -> ExecutionPlan:
+        with Image.open(request.image_path) as image:
             width, height = image.size
         return plan_request(
             engine=engine,
             size=size,
             picture_width=width,
             picture_height=height,
+            num_steps=request.num_steps,
+            pin_size=request.pin_size,
             s2v=find_s2v(self.config, self.hardware()),
         )
 

@@ -8,16 +8,16 @@ from liveavatar.diagnostics.doctor import inspect_checkpoint
 from liveavatar.loading.checkpoint import CheckpointLayout
 from liveavatar.monitoring.hardware import HardwareSnapshot
 from liveavatar.planning.machine_text import spec_of_installed
-from liveavatar.planning.single_card import S2vSetup
+from liveavatar.planning.s2v_request import S2vSetup
 
 
 def find_s2v(config: AppConfig, hardware: HardwareSnapshot) -> S2vSetup:
     """Look at the files again, in milliseconds: they may have been completed since the app started."""
     if config.ckpt_dir is None:
         return S2vSetup()
-    # What the cards hold now may be the engine itself, so all of their memory counts as free.
+    # Only what is known to be others' is taken off: the rest may be the engine itself, which measures before it loads.
     gpus = tuple(
-        spec_of_installed(name=gpu.name, total_bytes=gpu.total_bytes, used_bytes=0)[0]
+        spec_of_installed(name=gpu.name, total_bytes=gpu.total_bytes, used_bytes=gpu.other_bytes or 0)[0]
         for gpu in hardware.gpus
     )
     report = inspect_checkpoint(config.ckpt_dir, config.lora_path)
@@ -30,4 +30,10 @@ def find_s2v(config: AppConfig, hardware: HardwareSnapshot) -> S2vSetup:
         lora=str(lora.absolute()),
         cache=str((config.cache_dir or config.data_dir / "cache").absolute()),
     )
-    return S2vSetup(files=files, num_parameters=report.part("transformer").num_parameters, gpus=gpus)
+    return S2vSetup(
+        files=files,
+        num_parameters=report.part("transformer").num_parameters,
+        gpus=gpus,
+        host_bytes=hardware.host_total_bytes,
+        host_free_bytes=hardware.host_available_bytes,
+    )

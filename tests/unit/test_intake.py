@@ -202,6 +202,8 @@ def make_request(tmp_path: Path, **changes: object) -> GenerationRequest:
         ({"size": "5*5"}, "unknown_size"),
         ({"engine": "magic"}, "unknown_engine"),
         ({"seed": -1}, "bad_seed"),
+        ({"num_steps": 5}, "bad_steps"),
+        ({"num_steps": 0}, "bad_steps"),
         ({"prompt": "x" * 3000}, "prompt_too_long"),
     ],
 )

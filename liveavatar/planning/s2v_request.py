@@ -1,0 +1,127 @@
+"""The plan for one request to the s2v engine: what `choice` finds, within what the engine can carry out today."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from liveavatar.core.errors import Diagnosis, InputRejected
+from liveavatar.core.hardware import GpuSpec, Machine
+from liveavatar.core.memory import GIB, gib_text
+from liveavatar.core.parallel import Offload, ParallelPlan
+from liveavatar.core.plan import ExecutionPlan, ModelFiles
+from liveavatar.core.request import AUTO
+from liveavatar.core.sizes import STANDARD
+from liveavatar.planning.choice import choose, execution_plan, fixed_size, size_of_area
+from liveavatar.planning.model_spec import MAX_STEPS, TRANSFORMER_PARAMETERS, VideoSize
+from liveavatar.planning.parallelism import ENGINE, Wishes
+
+# The published model has 16 billion; on a processor one second of its video takes a quarter of an hour.
+LARGEST_FOR_PROCESSOR = 1_000_000_000
+
+# For models whose memory is not forecast: with less than so much memory free, pictures of at most so many pixels.
+AREA_BY_FREE_MEMORY = ((8 * GIB, 384 * 256), (12 * GIB, 688 * 368))
+
+_SAME_MODEL = 0.01  # of the parameters; the forecast is computed for one model
+
+
+@dataclass(frozen=True, kw_only=True)
+class S2vSetup:
+    """What this machine has for the s2v engine. Neither files nor a problem: no checkpoint was named."""
+
+    files: ModelFiles | None = None  # present and whole
+    problem: Diagnosis | None = None  # why the named files cannot be used
+    num_parameters: int = 0  # of the transformer
+    gpus: tuple[GpuSpec, ...] = ()
+    host_bytes: int | None = None  # all of the machine's memory
+    host_free_bytes: int | None = None
+
+
+def plan_s2v(
+    setup: S2vSetup,
+    *,
+    size: str,
+    picture: tuple[int, int],
+    num_steps: int | None = None,
+    pin_size: bool = False,
+) -> ExecutionPlan:
+    """Return the plan for a picture of (width, height) pixels.
+
+    A size that does not fit becomes the largest that does, unless it is pinned. Raises InputRejected with what is
+    missing: the checkpoint, the card, or memory.
+    """
+    if setup.problem is not None:
+        raise InputRejected(setup.problem)
+    if setup.files is None:
+        raise InputRejected(_NOT_SET_UP)
+    num_steps = num_steps or MAX_STEPS
+    if not setup.gpus and setup.num_parameters > LARGEST_FOR_PROCESSOR:
+        raise InputRejected(_NO_CARD)
+    if not setup.gpus or not is_forecast(setup.num_parameters):
+        return _without_forecast(setup, setup.files, size, picture, num_steps, pin_size)
+    choice = choose(
+        Machine(gpus=setup.gpus, host_bytes=setup.host_bytes),
+        size=size,
+        may_shrink=not pin_size,
+        picture=picture,
+        wishes=Wishes(num_steps=num_steps, abilities=ENGINE),
+    )
+    return dataclasses.replace(execution_plan(choice), model=setup.files)
+
+
+def is_forecast(num_parameters: int) -> bool:
+    """Whether a transformer of so many parameters is the one whose memory is forecast."""
+    return abs(num_parameters - TRANSFORMER_PARAMETERS) <= _SAME_MODEL * TRANSFORMER_PARAMETERS
+
+
+def size_for_free_memory(free_bytes: int, size: VideoSize, picture: tuple[int, int]) -> VideoSize:
+    """Return the size for a model whose memory is not forecast: `size`, or less where little memory is free."""
+    area = next((area for limit_bytes, area in AREA_BY_FREE_MEMORY if free_bytes < limit_bytes), None)
+    return size if area is None or size.pixels <= area else size_of_area(picture, area)
+
+
+def _without_forecast(
+    setup: S2vSetup,
+    files: ModelFiles,
+    size: str,
+    picture: tuple[int, int],
+    num_steps: int,
+    pin_size: bool,
+) -> ExecutionPlan:
+    asked = "*".join(map(str, STANDARD.landscape)) if size == AUTO else size
+    video_size, sentence = fixed_size(asked, picture)
+    decisions = [sentence] if sentence else []
+    free = max((gpu.free_bytes for gpu in setup.gpus), default=setup.host_free_bytes)
+    if free is not None and not pin_size:
+        fitting = size_for_free_memory(free, video_size, picture)
+        if fitting != video_size:
+            decisions.append(
+                f"{fitting} is made instead of {video_size}: {gib_text(free)} of memory are free."
+            )
+            video_size = fitting
+    if not setup.gpus:
+        decisions.append("There is no graphics card: the s2v engine runs on the processor.")
+    return ExecutionPlan(
+        engine="s2v",
+        width=video_size.width,
+        height=video_size.height,
+        decisions=tuple(decisions),
+        model=files,
+        parallel=ParallelPlan(step_split=(num_steps,)),
+        offload=Offload(text_encoder=True),
+    )
+
+
+_NOT_SET_UP = Diagnosis(
+    code="engine_unavailable",
+    title="The s2v engine is not set up.",
+    cause="No model checkpoint was named.",
+    remedy="Start the app with --ckpt-dir (see docs/models.md), or choose the engine auto or portrait.",
+)
+
+_NO_CARD = Diagnosis(
+    code="no_graphics_card",
+    title="The s2v engine needs a graphics card.",
+    cause="None was found, and on the processor a second of video would take about a quarter of an hour.",
+    remedy="Choose the engine auto or portrait.",
+)

@@ -1,0 +1,134 @@
+"""What the app plans for one request to the s2v engine, within what the engine can carry out."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from liveavatar.core.errors import InputRejected
+from liveavatar.core.hardware import GpuSpec
+from liveavatar.core.memory import GIB
+from liveavatar.core.plan import ExecutionPlan, ModelFiles
+from liveavatar.planning import s2v_request
+from liveavatar.planning.choice import auto_sizes
+from liveavatar.planning.machine_text import parse_machine
+from liveavatar.planning.model_spec import TRANSFORMER_PARAMETERS, VideoSize
+from liveavatar.planning.parallelism import ENGINE
+from liveavatar.planning.planner import plan_request
+from liveavatar.planning.s2v_request import S2vSetup, plan_s2v, size_for_free_memory
+from tests.planning.test_choice import gpus
+
+FILES = ModelFiles(checkpoint="/model", lora="/lora", cache="/cache")
+PICTURE = (1920, 1080)
+
+
+def setup(*cards: GpuSpec, host_free_gib: float = 64) -> S2vSetup:
+    return S2vSetup(
+        files=FILES,
+        num_parameters=TRANSFORMER_PARAMETERS if cards else 1_000_000,
+        gpus=cards,
+        host_bytes=256 * GIB,
+        host_free_bytes=int(host_free_gib * GIB),
+    )
+
+
+def card(name: str, *, taken_gib: float = 0) -> GpuSpec:
+    return dataclasses.replace(parse_machine(f"1x{name}").gpus[0], other_programs_bytes=int(taken_gib * GIB))
+
+
+def test_one_card_is_planned_as_the_plan_command_would() -> None:
+    plan = plan_s2v(setup(card("H200")), size="720*400", picture=PICTURE)
+    assert (plan.width, plan.height, plan.num_steps, plan.model) == (704, 384, 4, FILES)
+    assert plan.budgets[0].fits
+    assert any("704x384" in sentence for sentence in plan.decisions)
+
+
+def test_only_what_the_engine_can_carry_out_is_planned() -> None:
+    plan = plan_s2v(setup(*[card("H200")] * 5), size="auto", picture=PICTURE)
+    assert plan.parallel is not None
+    assert plan.parallel.world_size <= ENGINE.max_ranks
+    assert plan.kv_precision in ENGINE.kv_precisions
+
+
+def test_a_size_that_does_not_fit_shrinks_with_a_reason_and_pinned_is_refused() -> None:
+    taken = setup(card("H100", taken_gib=25))
+    plan = plan_s2v(taken, size="1280*720", picture=PICTURE)
+    assert plan.width * plan.height < 1280 * 704
+    assert plan.budgets[0].fits
+    assert any("does not fit on 1 x H100 SXM" in sentence for sentence in plan.decisions)
+    with pytest.raises(InputRejected, match=r"does not fit.*Choose the size \d+\*\d+") as caught:
+        plan_s2v(taken, size="1280*720", picture=PICTURE, pin_size=True)
+    named = caught.value.diagnosis.remedy.split("size ")[1].split(",")[0]
+    assert plan_s2v(taken, size=named, picture=PICTURE, pin_size=True).budgets[0].fits
+
+
+def test_nothing_fits_and_no_size_is_promised() -> None:
+    with pytest.raises(InputRejected, match=r"does not fit.*Choose the engine portrait\."):
+        plan_s2v(setup(card("4090", taken_gib=18)), size="720*400", picture=PICTURE)
+
+
+def test_steps_are_planned_for_and_cost_caches() -> None:
+    four, two = (plan_s2v(setup(card("H200")), size="720*400", picture=PICTURE, num_steps=n) for n in (4, 2))
+    assert (four.num_steps, two.num_steps) == (4, 2)
+    assert two.budgets[0].item_bytes("key-value caches") * 2 == four.budgets[0].item_bytes("key-value caches")
+    portrait = plan_request(engine="portrait", size="auto", picture_width=64, picture_height=64, num_steps=2)
+    assert any("no denoising steps" in sentence for sentence in portrait.decisions)
+
+
+@pytest.mark.parametrize(
+    ("free_gib", "expected"),
+    [(7.9, VideoSize(384, 256)), (8.1, VideoSize(640, 384)), (11.9, VideoSize(640, 384)), (12.1, VideoSize(704, 384))],
+)  # fmt: skip
+def test_without_a_forecast_free_memory_limits_the_size(free_gib: float, expected: VideoSize) -> None:
+    asked = VideoSize(704, 384)
+    assert size_for_free_memory(int(free_gib * GIB), asked, PICTURE) == expected
+    plan = plan_s2v(setup(host_free_gib=free_gib), size="720*400", picture=PICTURE)
+    assert (plan.width, plan.height) == (expected.width, expected.height)
+    assert any("of memory are free" in sentence for sentence in plan.decisions) == (expected != asked)
+    pinned = plan_s2v(setup(host_free_gib=free_gib), size="720*400", picture=PICTURE, pin_size=True)
+    assert (pinned.width, pinned.height) == (704, 384)
+
+
+def test_a_large_model_is_not_tried_on_a_processor() -> None:
+    large = dataclasses.replace(setup(), num_parameters=s2v_request.LARGEST_FOR_PROCESSOR + 1)
+    with pytest.raises(InputRejected, match="needs a graphics card"):
+        plan_s2v(large, size="auto", picture=PICTURE)
+
+
+requests = st.tuples(
+    st.sampled_from(["auto", "1280*720", "720*400", "384*256", "544*544"]),
+    st.sampled_from([(1920, 1080), (1080, 1920), (1000, 1000), (300, 500)]),
+    st.integers(1, 4),
+)
+
+
+def answer(setup: S2vSetup, request: tuple[str, tuple[int, int], int]) -> ExecutionPlan | None:
+    """Return the plan, None where the answer is that nothing fits; every other outcome is an error."""
+    size, picture, num_steps = request
+    try:
+        return plan_s2v(setup, size=size, picture=picture, num_steps=num_steps)
+    except InputRejected as rejection:
+        if rejection.diagnosis.code != "nothing_fits":
+            raise
+        return None
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@given(gpu=gpus(), count=st.integers(1, 4), more=st.floats(1.0, 4.0), request=requests)
+def test_any_machine_is_answered_and_more_memory_never_makes_less(
+    gpu: GpuSpec, count: int, more: float, request: tuple[str, tuple[int, int], int]
+) -> None:
+    larger = dataclasses.replace(gpu, total_bytes=int(gpu.total_bytes * more))
+    before, after = (answer(setup(*[each] * count), request) for each in (gpu, larger))
+    for plan in (before, after):
+        if plan is not None:
+            assert all(budget.fits for budget in plan.budgets)
+            assert len(plan.budgets) <= min(count, ENGINE.max_ranks)
+    if before is not None:
+        assert after is not None
+        assert after.width * after.height >= before.width * before.height
+        if request[0] == "auto":
+            assert VideoSize(after.width, after.height) in auto_sizes(request[1])
