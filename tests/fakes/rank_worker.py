@@ -1,0 +1,195 @@
+"""A worker whose engine is a chain of ranks that pass blocks on, and misbehave when told to.
+
+The first rank decides when to stop, the last one encodes. A fault is "ACTION@RANK:WHEN" in the prompt, WHEN being the
+number of a block; or in FAKE_FAULT, WHEN being "load" or "close". Blocks travel through socket files, or through
+gloo when FAKE_LINK says so: torch takes seconds to import.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+from liveavatar.config import process_rank
+from liveavatar.core.events import Cancelled, Chunk, EngineEvent, Finished, Progress
+from liveavatar.core.plan import ExecutionPlan
+from liveavatar.core.request import AUDIO_RATE, ValidatedRequest
+from liveavatar.worker.serve import Worker
+
+BLOCK_FRAMES = 10
+_NUM_BYTES = 65_536  # of a block; the sockets' buffers hold a few, as in a real pipeline
+_STOP, _GO = 1, 0
+
+
+class OutOfMemoryError(RuntimeError):
+    """Named and worded as torch's."""
+
+
+class Link(Protocol):
+    """A chain of ranks."""
+
+    def send(self, block: bytes) -> None: ...
+    def receive(self) -> bytes: ...
+
+
+class SocketLink:
+    """Socket files in the run directory; a dead peer shows as a closed connection, like gloo's."""
+
+    def __init__(self, run_dir: Path, rank: int, world_size: int) -> None:
+        with socket.socket(socket.AF_UNIX) as listener:
+            if rank > 0:
+                listener.bind(str(run_dir / f"link-{rank}"))
+                listener.listen()
+            if rank + 1 < world_size:
+                self._next = _connect(run_dir / f"link-{rank + 1}")
+            if rank > 0:
+                self._previous, _ = listener.accept()
+
+    def send(self, block: bytes) -> None:
+        self._next.sendall(block)
+
+    def receive(self) -> bytes:
+        received = b""
+        while len(received) < _NUM_BYTES:
+            part = self._previous.recv(_NUM_BYTES - len(received))
+            if not part:
+                raise ConnectionError("Connection closed by peer")
+            received += part
+        return received
+
+
+class GlooLink:
+    """torch.distributed, set up from the environment as the real engine does it."""
+
+    def __init__(self, timeout_s: float) -> None:
+        from datetime import timedelta
+
+        import torch.distributed
+
+        self._torch = torch
+        torch.distributed.init_process_group("gloo", timeout=timedelta(seconds=timeout_s))
+
+    def send(self, block: bytes) -> None:
+        tensor = self._torch.frombuffer(bytearray(block), dtype=self._torch.uint8)
+        self._torch.distributed.send(tensor, process_rank() + 1)
+
+    def receive(self) -> bytes:
+        tensor = self._torch.empty(_NUM_BYTES, dtype=self._torch.uint8)
+        self._torch.distributed.recv(tensor, process_rank() - 1)
+        return bytes(tensor.numpy())
+
+
+class ChainEngine:
+    """Sends a moving grey ramp once every rank has passed the block on."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self._run_dir = run_dir
+        self._rank = process_rank()
+
+    def load(self, plan: ExecutionPlan) -> None:
+        assert plan.parallel is not None
+        _misbehave(os.environ.get("FAKE_FAULT", ""), self._rank, "load")
+        self._last_rank = plan.parallel.world_size - 1
+        self._link: Link = (
+            GlooLink(float(os.environ["FAKE_TIMEOUT_S"]))
+            if os.environ.get("FAKE_LINK") == "gloo"
+            else SocketLink(self._run_dir, self._rank, plan.parallel.world_size)
+        )
+
+    def generate(
+        self, request: ValidatedRequest, plan: ExecutionPlan, *, should_stop: Callable[[], bool]
+    ) -> Iterator[EngineEvent]:
+        num_blocks = round(request.audio_seconds * 25) // BLOCK_FRAMES
+        blocks = self._blocks(request.prompt, num_blocks, should_stop)
+        if self._rank == self._last_rank:
+            yield from _encode(blocks, request, plan, num_blocks * BLOCK_FRAMES)
+        else:
+            for is_stop in blocks:
+                self._link.send(bytes([_STOP if is_stop else _GO]) * _NUM_BYTES)
+
+    def close(self) -> None:
+        _misbehave(os.environ.get("FAKE_FAULT", ""), self._rank, "close")
+
+    def _blocks(self, prompt: str, num_blocks: int, should_stop: Callable[[], bool]) -> Iterator[bool]:
+        """Yield False for each block of the job, or True once in place of the next when it is stopped."""
+        for index in range(num_blocks):
+            is_stop = should_stop() if self._rank == 0 else self._link.receive()[0] == _STOP
+            _misbehave(prompt, self._rank, str(index))
+            yield is_stop
+            if is_stop:
+                return
+
+
+def _encode(
+    blocks: Iterator[bool], request: ValidatedRequest, plan: ExecutionPlan, num_frames: int
+) -> Iterator[EngineEvent]:
+    import numpy as np
+
+    from liveavatar.media.encoder import StreamEncoder
+
+    job_id, done = request.job_id, 0
+    encoder = StreamEncoder(plan.width, plan.height)
+    for is_stop in blocks:
+        if is_stop:
+            yield Chunk(job_id=job_id, data=encoder.finish(), frames_done=done)
+            yield Cancelled(job_id=job_id)
+            return
+        frames = [
+            np.full((plan.height, plan.width, 3), index, np.uint8)
+            for index in range(done, done + BLOCK_FRAMES)
+        ]
+        done += BLOCK_FRAMES
+        data = encoder.encode(frames, np.zeros(BLOCK_FRAMES * AUDIO_RATE // 25, np.int16))
+        yield Progress(job_id=job_id, stage="generating", frames_done=done, num_frames=num_frames)
+        yield Chunk(job_id=job_id, data=data, frames_done=done)
+    yield Chunk(job_id=job_id, data=encoder.finish(), frames_done=done)
+    yield Finished(job_id=job_id, num_frames=done)
+
+
+def _misbehave(text: str, rank: int, when: str) -> None:
+    for action, fault_rank, fault_when in re.findall(r"([a-z-]+)@(\d+):(\w+)", text):
+        if int(fault_rank) == rank and fault_when in (when, "all"):
+            _ACTIONS[action]()
+
+
+def _raise_error() -> None:
+    raise RuntimeError("the rank was told to raise")
+
+
+def _raise_out_of_memory() -> None:
+    raise OutOfMemoryError(
+        "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 23.5 GiB"
+    )
+
+
+_ACTIONS: dict[str, Callable[[], object]] = {
+    "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "crash": lambda: os.kill(os.getpid(), signal.SIGSEGV),
+    "freeze": lambda: os.kill(os.getpid(), signal.SIGSTOP),
+    "exit": lambda: os._exit(3),
+    "hang": signal.pause,
+    "raise": _raise_error,
+    "oom": _raise_out_of_memory,
+    "slow": lambda: time.sleep(0.1),
+}
+
+
+def _connect(path: Path) -> socket.socket:
+    peer = socket.socket(socket.AF_UNIX)
+    while True:  # the supervisor has the deadline
+        try:
+            peer.connect(str(path))
+            return peer
+        except (FileNotFoundError, ConnectionRefusedError):
+            time.sleep(0.02)
+
+
+if __name__ == "__main__":
+    Worker(Path(sys.argv[1]), int(sys.argv[2]), {"s2v": lambda: ChainEngine(Path(sys.argv[1]))}).run()

@@ -1,0 +1,209 @@
+"""An engine of several ranks when one of them dies, raises, hangs or is slow: real processes, real signals.
+
+Whatever happens, a job ends with exactly one terminal event, no process is left over, and the next job is made.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from liveavatar.config import Deadlines
+from liveavatar.core.errors import EngineFailed
+from liveavatar.core.events import TERMINAL_EVENTS, Cancelled, Chunk, EngineEvent, Failed, Finished, Progress
+from liveavatar.core.parallel import ParallelPlan
+from liveavatar.core.plan import ExecutionPlan
+from liveavatar.core.request import ValidatedRequest
+from liveavatar.service.supervisor import EngineSupervisor, Phase
+from tests.fakes.rank_worker import BLOCK_FRAMES
+
+MODULE = "tests.fakes.rank_worker"
+DEADLINES = Deadlines(
+    start_s=20, load_s=20, first_chunk_s=20, chunk_s=8, stop_s=5, shutdown_s=1, heartbeat_s=20
+)
+THREE_RANKS = ExecutionPlan(
+    engine="s2v",
+    width=64,
+    height=64,
+    parallel=ParallelPlan(step_split=(2, 2), decoder_has_own_rank=True),
+)
+RANKS = range(3)
+NUM_BLOCKS = 12
+_numbers = itertools.count(1)
+
+
+def request(prompt: str = "", *, num_blocks: int = NUM_BLOCKS) -> ValidatedRequest:
+    return ValidatedRequest(
+        job_id=f"job {next(_numbers)}",
+        image_path="",
+        audio_path="",
+        audio_seconds=num_blocks * BLOCK_FRAMES / 25,
+        prompt=prompt,
+        seed=0,
+        face_clicks=None,
+        whole_picture=False,
+    )
+
+
+def make(
+    supervisor: EngineSupervisor,
+    prompt: str = "",
+    *,
+    plan: ExecutionPlan = THREE_RANKS,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> list[EngineEvent]:
+    """Return every event of one job, after checking that exactly one ends it."""
+    assert supervisor.wait_ready(plan, should_stop=lambda: False)
+    events = list(supervisor.run(request(prompt), plan, should_stop=should_stop))
+    assert [isinstance(event, TERMINAL_EVENTS) for event in events].count(True) == 1
+    assert isinstance(events[-1], TERMINAL_EVENTS)
+    return events
+
+
+def failure(events: list[EngineEvent]) -> Failed:
+    assert isinstance(events[-1], Failed)
+    return events[-1]
+
+
+def rank_processes() -> list[psutil.Process]:
+    return [child for child in psutil.Process().children() if MODULE in " ".join(child.cmdline())]
+
+
+@pytest.fixture
+def supervisor(tmp_path: Path) -> Iterator[EngineSupervisor]:
+    supervisor = EngineSupervisor(MODULE, tmp_path, DEADLINES)
+    yield supervisor
+    supervisor.close()
+    assert rank_processes() == []
+
+
+@pytest.fixture(scope="module")
+def lasting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineSupervisor]:
+    """A supervisor for test after test: each shows that the fault of the one before left nothing behind."""
+    supervisor = EngineSupervisor(MODULE, tmp_path_factory.mktemp("lasting"), DEADLINES)
+    yield supervisor
+    supervisor.close()
+    assert rank_processes() == []
+
+
+def test_video_of_three_ranks_is_whole(lasting: EngineSupervisor) -> None:
+    end = make(lasting)[-1]
+    assert isinstance(end, Finished)
+    assert end.num_frames == NUM_BLOCKS * BLOCK_FRAMES
+    pids = lasting.pids
+    make(lasting)
+    assert lasting.pids == pids, "the ranks stay for the next job"
+
+
+@pytest.mark.parametrize("rank", RANKS)
+@pytest.mark.parametrize("block", [0, 6])
+def test_killed_rank_is_named(lasting: EngineSupervisor, rank: int, block: int) -> None:
+    diagnosis = failure(make(lasting, f"kill@{rank}:{block}")).diagnosis
+    assert (diagnosis.code, diagnosis.facts["rank"]) == ("engine_killed", rank)
+    assert f"engine process {rank + 1} of 3" in diagnosis.cause
+    assert rank_processes() == []
+
+
+@pytest.mark.parametrize("rank", RANKS)
+def test_rank_killed_while_loading(
+    lasting: EngineSupervisor, monkeypatch: pytest.MonkeyPatch, rank: int
+) -> None:
+    lasting.stop()
+    monkeypatch.setenv("FAKE_FAULT", f"kill@{rank}:load")
+    with pytest.raises(EngineFailed) as failed:
+        lasting.wait_ready(THREE_RANKS, should_stop=lambda: False)
+    assert (failed.value.diagnosis.code, failed.value.diagnosis.facts["rank"]) == ("engine_killed", rank)
+    assert rank_processes() == []
+
+
+@pytest.mark.parametrize("rank", RANKS)
+def test_rank_killed_while_shutting_down(
+    lasting: EngineSupervisor, monkeypatch: pytest.MonkeyPatch, rank: int
+) -> None:
+    lasting.stop()
+    monkeypatch.setenv("FAKE_FAULT", f"kill@{rank}:close")
+    assert lasting.wait_ready(THREE_RANKS, should_stop=lambda: False)
+    lasting.stop()
+    assert rank_processes() == []
+    assert lasting.phase is Phase.STOPPED
+
+
+@pytest.mark.parametrize("rank", RANKS)
+@pytest.mark.parametrize(
+    ("action", "code"),
+    [("oom", "graphics_memory_full"), ("raise", "engine_error"), ("exit", "engine_exited")],
+)
+def test_failing_rank_is_told_from_its_peers(
+    lasting: EngineSupervisor, action: str, code: str, rank: int
+) -> None:
+    diagnosis = failure(make(lasting, f"{action}@{rank}:4")).diagnosis
+    assert (diagnosis.code, diagnosis.facts["rank"]) == (code, rank)
+
+
+def test_frozen_rank_is_named(tmp_path: Path) -> None:
+    supervisor = EngineSupervisor(MODULE, tmp_path, dataclasses.replace(DEADLINES, chunk_s=4))
+    try:
+        diagnosis = failure(make(supervisor, "freeze@1:4")).diagnosis
+        assert (diagnosis.code, diagnosis.facts["rank"]) == ("engine_hung", 1)
+        assert "no sign of life from engine process 2 of 3" in diagnosis.cause
+        assert rank_processes() == []
+    finally:
+        supervisor.close()
+
+
+def test_hung_rank_leaves_the_stacks_of_all(tmp_path: Path) -> None:
+    supervisor = EngineSupervisor(MODULE, tmp_path, dataclasses.replace(DEADLINES, chunk_s=1.5))
+    try:
+        diagnosis = failure(make(supervisor, "hang@1:4")).diagnosis
+        assert diagnosis.code == "engine_hung"
+        folder = Path(str(diagnosis.facts["record"]))
+        assert folder.parent == tmp_path / "failures"
+        stacks = [(folder / f"rank-{rank}.stacks.txt").read_text() for rank in RANKS]
+        assert "_misbehave" in stacks[1]
+        assert all("generate" in text for text in stacks)
+        assert rank_processes() == []
+        assert isinstance(make(supervisor)[-1], Finished)
+    finally:
+        supervisor.close()
+
+
+def test_slow_rank_only_takes_longer(lasting: EngineSupervisor) -> None:
+    assert isinstance(make(lasting, "slow@1:all")[-1], Finished)
+
+
+@pytest.mark.parametrize("slow_rank", RANKS)
+def test_cancel_at_unequal_speeds(lasting: EngineSupervisor, slow_rank: int) -> None:
+    seen: list[EngineEvent] = []
+    assert lasting.wait_ready(THREE_RANKS, should_stop=lambda: False)
+    pids = lasting.pids
+    job = request(f"slow@{slow_rank}:all", num_blocks=100)
+    for event in lasting.run(job, THREE_RANKS, should_stop=lambda: len(seen) > 4):
+        seen.append(event)
+    assert isinstance(seen[-1], Cancelled)
+    assert [isinstance(event, TERMINAL_EVENTS) for event in seen].count(True) == 1
+    assert isinstance(seen[-2], Chunk)
+    assert seen[-2].frames_done < 100 * BLOCK_FRAMES
+    assert isinstance(make(lasting)[-1], Finished)
+    assert lasting.pids == pids, "a stop ends no process"
+
+
+def test_two_engines_on_one_machine(lasting: EngineSupervisor, supervisor: EngineSupervisor) -> None:
+    assert lasting.wait_ready(THREE_RANKS, should_stop=lambda: False)
+    job = lasting.run(request("slow@1:all"), THREE_RANKS, should_stop=lambda: False)
+    first = next(job)
+    assert isinstance(make(supervisor)[-1], Finished)
+    assert isinstance(first, Progress)
+    assert isinstance(list(job)[-1], Finished)
+
+
+def test_engine_that_dies_idle_costs_no_job(lasting: EngineSupervisor) -> None:
+    make(lasting)
+    psutil.Process(lasting.pids[1]).kill()
+    os.waitid(os.P_PID, lasting.pids[1], os.WEXITED | os.WNOWAIT)
+    assert isinstance(make(lasting)[-1], Finished)
