@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 from liveavatar.core.errors import Diagnosis
 from liveavatar.core.job import Job, JobState
 from liveavatar.core.plan import FPS
+from liveavatar.monitoring.readings import LinkLoad
+from liveavatar.monitoring.remarks import Remark
+from liveavatar.service.gauge import CardGauge, fit_warnings
 
 if TYPE_CHECKING:
     from liveavatar.service.facade import Studio
@@ -57,35 +60,70 @@ def job_json(job: Job, *, queue_position: int) -> Json:
 
 
 def hardware_json(studio: Studio) -> Json:
-    """Return the machine's memory, in bytes."""
-    hardware = studio.hardware()
+    """Return the machine: bytes, percent of time, Celsius, watts. None stands for what the driver does not say."""
+    hardware, gauges = studio.hardware(), studio.card_gauges()
+    warnings = [*fit_warnings(gauges), *hardware.warnings]
     return {
-        "gpus": [
-            {
-                "index": gpu.index,
-                "name": gpu.name,
-                "total_bytes": gpu.total_bytes,
-                "used_bytes": gpu.used_bytes,
-                "free_bytes": gpu.free_bytes,
-                "utilisation": gpu.utilisation,
-                "temperature": gpu.temperature,
-            }
-            for gpu in hardware.gpus
-        ],
+        "gpus": [_gpu_json(gauge) for gauge in gauges],
         "host_total_bytes": hardware.host_total_bytes,
         "host_available_bytes": hardware.host_available_bytes,
+        "host_own_bytes": hardware.own_bytes,
+        "cpu_percent": hardware.cpu_percent,
         "num_cores": hardware.num_cores,
         "problem": hardware.problem,
+        "warnings": [_remark_json(remark) for remark in warnings],
+        "unknowns": [_remark_json(remark) for remark in hardware.unknowns],
+    }
+
+
+def _gpu_json(gauge: CardGauge) -> Json:
+    gpu = gauge.gpu
+    return {
+        "index": gpu.index,
+        "name": gpu.name,
+        "total_bytes": gpu.total_bytes,
+        "used_bytes": gpu.used_bytes,
+        "free_bytes": gpu.free_bytes,
+        "own_bytes": gauge.own_bytes,
+        "items": [{"name": item.name, "bytes": item.num_bytes} for item in gauge.items],
+        "programs": [{"name": name, "bytes": num_bytes} for name, num_bytes in gpu.programs],
+        "other_bytes": gauge.other_bytes,
+        "needed_bytes": gauge.needed_bytes,
+        "peak_bytes": gpu.peak_bytes,
+        # Percent of the card, every two seconds, the newest last.
+        "history": [None if used is None else round(100 * used / gpu.total_bytes, 1) for used in gpu.history],
+        "utilisation": gpu.utilisation,
+        "temperature": gpu.temperature,
+        "power_w": None if gpu.power_w is None else round(gpu.power_w),
+        "pcie": _link_json(gpu.pcie),
+        "nvlink": _link_json(gpu.nvlink),
+    }
+
+
+def _link_json(link: LinkLoad | None) -> Json | None:
+    if link is None:
+        return None
+    return {"sent": round(link.sent), "received": round(link.received), "limit": link.limit}
+
+
+def _remark_json(remark: Remark) -> Json:
+    return {
+        "code": remark.code,
+        "text": remark.text,
+        "gpus": list(remark.gpus),
+        "values": dict(remark.values),
     }
 
 
 def engine_json(studio: Studio) -> Json:
     """Return how the engine is."""
     status = studio.engine_status()
+    blocks = [report.block_s for report in studio.telemetry() if report.block_s is not None]
     return {
         "state": status.state,
         "name": status.engine,
         "rss_bytes": status.rss_bytes,
+        "block_s": max(blocks, default=None),
         "diagnosis": diagnosis_json(status.diagnosis),
     }
 

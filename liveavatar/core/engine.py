@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from liveavatar.core.events import EngineEvent
+from liveavatar.core.events import EngineEvent, Telemetry
 from liveavatar.core.plan import ExecutionPlan
 from liveavatar.core.request import ValidatedRequest
 
@@ -13,13 +13,16 @@ from liveavatar.core.request import ValidatedRequest
 class Engine(Protocol):
     """Makes videos. One engine lives in one worker process and makes one video at a time."""
 
-    def load(self, plan: ExecutionPlan) -> None:
-        """Load weights and warm up through the real path. Raise EngineFailed when that is impossible."""
+    def load(self, plan: ExecutionPlan) -> Telemetry | None:
+        """Load weights and warm up through the real path. Raise EngineFailed when that is impossible.
+
+        Returns what was measured of it, None when the engine measures nothing.
+        """
 
     def generate(
         self, request: ValidatedRequest, plan: ExecutionPlan, *, should_stop: Callable[[], bool]
     ) -> Iterator[EngineEvent]:
-        """Yield Progress, Chunk and Notice, then exactly one Finished or Cancelled.
+        """Yield Progress, Chunk, Notice and Telemetry, then exactly one Finished or Cancelled.
 
         `should_stop` is asked between chunks; when it says yes the engine flushes its encoder, so that the
         partial video plays, and yields Cancelled. Raises LiveAvatarError for what an operator can mend.

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from liveavatar.core.errors import Diagnosis
+from liveavatar.core.memory import MemoryItem
 from liveavatar.core.plan import ExecutionPlan
 from liveavatar.core.request import ValidatedRequest
 
@@ -89,6 +90,24 @@ class Notice:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Telemetry:
+    """What one rank measured of itself: once after loading, then with every block.
+
+    Bytes are those of PyTorch's allocator on the rank's card, 0 on the processor. `peak_bytes` is the most that was
+    allocated since the report before, so that no peak is missed between two. `items` are named like those of the
+    forecast, as far as the rank knows them.
+    """
+
+    rank: int = 0
+    gpu: str = ""  # UUID of the card as its driver writes it; empty on the processor
+    allocated_bytes: int = 0
+    reserved_bytes: int = 0
+    peak_bytes: int = 0
+    items: tuple[MemoryItem, ...] = ()
+    block_s: float | None = None  # seconds the block took; None after loading
+
+
+@dataclass(frozen=True, kw_only=True)
 class Finished:
     """Terminal: the video is whole."""
 
@@ -112,6 +131,6 @@ class Cancelled:
 
 
 Command = Load | Generate | Stop | Shutdown
-EngineEvent = Progress | Chunk | Notice | Finished | Failed | Cancelled
+EngineEvent = Progress | Chunk | Notice | Telemetry | Finished | Failed | Cancelled
 WorkerEvent = Hello | Ready | Heartbeat | EngineEvent
 TERMINAL_EVENTS = (Finished, Failed, Cancelled)

@@ -13,7 +13,7 @@ import psutil
 
 from liveavatar.monitoring.bottlenecks import find_bottlenecks
 from liveavatar.monitoring.history import History
-from liveavatar.monitoring.nvml_reader import Cards, NvmlReader
+from liveavatar.monitoring.nvml_reader import NO_DRIVER, Cards, NvmlReader
 from liveavatar.monitoring.own_processes import OwnProcesses
 from liveavatar.monitoring.readings import GpuReading, HostReading, LinkLoad, Reading
 from liveavatar.monitoring.remarks import Remark, culprits, memory_use, unknowns
@@ -37,6 +37,7 @@ class GpuSample:
 
     index: int
     name: str
+    uuid: str = ""
     total_bytes: int
     used_bytes: int
     free_bytes: int
@@ -74,6 +75,7 @@ class HardwareSnapshot:
     num_cores: int
     cpu_percent: float | None = None
     own_bytes: int | None = None  # resident memory of this app and its engine
+    driver: str = ""  # version of the graphics driver
     warnings: tuple[Remark, ...] = ()
     unknowns: tuple[Remark, ...] = ()
 
@@ -148,7 +150,12 @@ class HardwareMonitor:
                 own_bytes=self._own.rss_bytes(now),
             )
         return Reading(
-            time_s=now, gpus=cards.gpus, host=self._host, unreadable=cards.unreadable, problem=cards.problem
+            time_s=now,
+            gpus=cards.gpus,
+            host=self._host,
+            unreadable=cards.unreadable,
+            problem=cards.problem,
+            driver=cards.driver,
         )
 
     def _keep_reading(self) -> None:
@@ -176,7 +183,12 @@ class HardwareMonitor:
             num_cores=os.cpu_count() or 1,
             cpu_percent=reading.host.cpu_percent,
             own_bytes=reading.host.own_bytes,
-            warnings=(*find_bottlenecks(self._history.recent), *culprits(reading)),
+            driver=reading.driver,
+            warnings=(
+                *_driver_trouble(reading.problem),
+                *find_bottlenecks(self._history.recent),
+                *culprits(reading),
+            ),
             unknowns=tuple(unknowns(reading, is_wsl=self._is_wsl)),
         )
 
@@ -185,6 +197,7 @@ class HardwareMonitor:
         return GpuSample(
             index=gpu.index,
             name=gpu.name,
+            uuid=gpu.uuid,
             total_bytes=gpu.total_bytes,
             used_bytes=gpu.used_bytes,
             free_bytes=gpu.free_bytes,
@@ -200,3 +213,8 @@ class HardwareMonitor:
             peak_bytes=self._history.peak_bytes(gpu.index),
             history=self._history.used_bytes(gpu.index),
         )
+
+
+def _driver_trouble(problem: str) -> list[Remark]:
+    """Return a remark when there is a driver but it does not answer; a machine without one is no trouble."""
+    return [] if problem in {"", NO_DRIVER} else [Remark(code="driver_silent", text=problem)]

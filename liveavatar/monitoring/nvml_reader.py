@@ -16,6 +16,8 @@ import pynvml
 from liveavatar.monitoring.own_processes import program_name
 from liveavatar.monitoring.readings import GpuProcess, GpuReading, LinkLoad, Unreadable
 
+NO_DRIVER = "This machine has no NVIDIA driver."
+
 _DETAILS_MAX_AGE_S = 1.0
 _RETRY_AFTER_DEATH_S = 5.0
 _RETRY_NO_DRIVER_S = 60.0  # it may be installed meanwhile
@@ -37,6 +39,7 @@ class _Card:
     index: int
     handle: Any
     name: str
+    uuid: str
     is_slice: bool = False
     pcie_limit: float | None = None
     processes: tuple[GpuProcess, ...] | None = None
@@ -54,6 +57,7 @@ class Cards:
     gpus: tuple[GpuReading, ...] = ()
     unreadable: tuple[Unreadable, ...] = ()
     problem: str = ""
+    driver: str = ""  # version
 
 
 @dataclass(kw_only=True)
@@ -68,6 +72,7 @@ class NvmlReader:
     program_name: Callable[[int], str] = program_name
     has_driver: bool = field(default=False, init=False)
     _problem: str = field(default="", init=False)
+    _driver: str = field(default="", init=False)
     _retry_at: float = field(default=float("-inf"), init=False)
     _cards: list[_Card] = field(default_factory=list, init=False)
     _num_devices: int | None = field(default=None, init=False)
@@ -89,15 +94,16 @@ class NvmlReader:
             else:
                 gpus.append(found)
         self._read_details(now_s)
-        return Cards(gpus=tuple(gpus), unreadable=tuple(unreadable))
+        return Cards(gpus=tuple(gpus), unreadable=tuple(unreadable), driver=self._driver)
 
     def _connect(self, now_s: float) -> bool:
         if not self.has_driver and now_s >= self._retry_at:
             try:
                 self.nvml.nvmlInit()
                 self.has_driver, self._problem, self._num_devices = True, "", None
+                self._driver = _text(_known(self.nvml.nvmlSystemGetDriverVersion))
             except pynvml.NVMLError_LibraryNotFound:
-                self._problem = "This machine has no NVIDIA driver."
+                self._problem = NO_DRIVER
                 self._retry_at = now_s + _RETRY_NO_DRIVER_S
             except pynvml.NVMLError as error:
                 self._problem = f"The graphics driver does not answer ({error})."
@@ -124,6 +130,7 @@ class NvmlReader:
                         index=len(self._cards),
                         handle=part,
                         name=self._name(part),
+                        uuid="" if part is None else _text(_known(self.nvml.nvmlDeviceGetUUID, part)),
                         is_slice=is_slice,
                         pcie_limit=None if is_slice else self._pcie_limit(part),
                     )
@@ -142,8 +149,8 @@ class NvmlReader:
         return [(each, True) for each in slices if each is not None]
 
     def _name(self, handle: Any) -> str:
-        name = None if handle is None else _known(self.nvml.nvmlDeviceGetName, handle)
-        return name.decode() if isinstance(name, bytes) else name or "graphics card"
+        name = "" if handle is None else _text(_known(self.nvml.nvmlDeviceGetName, handle))
+        return name or "graphics card"
 
     def _pcie_limit(self, handle: Any) -> float | None:
         generation = _known(self.nvml.nvmlDeviceGetMaxPcieLinkGeneration, handle)
@@ -163,6 +170,7 @@ class NvmlReader:
         return GpuReading(
             index=card.index,
             name=card.name,
+            uuid=card.uuid,
             total_bytes=total,
             used_bytes=used,
             reserved_bytes=reserved,
@@ -276,3 +284,8 @@ def _known(ask: Callable[..., Value], *arguments: object) -> Value | None:
         return ask(*arguments)
     except pynvml.NVMLError:
         return None
+
+
+def _text(answer: str | bytes | None) -> str:
+    """Return a string of NVML, which older versions of its binding give as bytes; empty when it is not known."""
+    return answer.decode() if isinstance(answer, bytes) else answer or ""

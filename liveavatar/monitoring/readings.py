@@ -35,6 +35,7 @@ class GpuReading:
 
     index: int
     name: str
+    uuid: str = ""
     total_bytes: int
     used_bytes: int  # with what the driver keeps for itself
     reserved_bytes: int | None = None  # what the driver keeps for itself
@@ -90,3 +91,4 @@ class Reading:
     host: HostReading
     unreadable: tuple[Unreadable, ...] = ()
     problem: str = ""
+    driver: str = ""  # version

@@ -12,6 +12,7 @@ from PIL import Image
 from liveavatar.config import AppConfig
 from liveavatar.core import wire
 from liveavatar.core.errors import Diagnosis, InputRejected, LiveAvatarError
+from liveavatar.core.events import Telemetry
 from liveavatar.core.job import Job, JobState
 from liveavatar.core.plan import FPS, ExecutionPlan
 from liveavatar.core.request import AUTO, GenerationRequest, ValidatedRequest
@@ -20,6 +21,7 @@ from liveavatar.diagnostics.diagnose import interrupted
 from liveavatar.intake.validate import validate
 from liveavatar.monitoring.hardware import HardwareMonitor, HardwareSnapshot
 from liveavatar.planning.planner import plan_request
+from liveavatar.service.gauge import CardGauge, card_gauges
 from liveavatar.service.job_store import JobStore
 from liveavatar.service.media_log import MediaSlice, read_slice
 from liveavatar.service.outputs import Outputs
@@ -31,15 +33,18 @@ from liveavatar.service.supervisor import EngineSupervisor
 class Studio:
     """One installation: its jobs, its engine process, its files. Safe to use from any thread."""
 
-    def __init__(self, config: AppConfig) -> None:
-        """Open the data folder and recover what an earlier run left. Raises LiveAvatarError when it is in use."""
+    def __init__(self, config: AppConfig, *, monitor: HardwareMonitor | None = None) -> None:
+        """Open the data folder and recover what an earlier run left. Raises LiveAvatarError when it is in use.
+
+        `monitor` reads another machine than this one; it belongs to the studio from now on.
+        """
         self.config = config
         config.data_dir.mkdir(parents=True, exist_ok=True)
         self._lock_file = (config.data_dir / "lock").open("w")
         self._take_lock()
         self._outputs = Outputs(config)
         self._store = JobStore(config.data_dir / "jobs.sqlite3")
-        self._hardware = HardwareMonitor()
+        self._hardware = monitor or HardwareMonitor()
         self._recover()
         self._runner = JobRunner(
             self._store,
@@ -50,12 +55,14 @@ class Studio:
         )
 
     def start(self) -> None:
-        """Start the engine process and begin to work on the queue; returns at once."""
+        """Start the engine process, begin to work on the queue and to watch the machine; returns at once."""
+        self._hardware.start()
         self._runner.start()
 
     def close(self) -> None:
         """Stop the running job, keeping what was made, and end the engine. May be called twice."""
         self._runner.close()
+        self._hardware.close()
         self._store.close()
         self._lock_file.close()
 
@@ -171,6 +178,14 @@ class Studio:
     def hardware(self) -> HardwareSnapshot:
         """Return what the machine has and how much is free."""
         return self._hardware.snapshot()
+
+    def telemetry(self) -> tuple[Telemetry, ...]:
+        """Return what the ranks of the engine reported last, none for an engine that measures nothing."""
+        return self._runner.telemetry()
+
+    def card_gauges(self) -> tuple[CardGauge, ...]:
+        """Return whose memory is in use on every graphics card, and what the video at work or the next one needs."""
+        return card_gauges(self.hardware(), self.telemetry(), self._runner.plan)
 
     def _plan(self, job: Job, request: ValidatedRequest) -> ExecutionPlan:
         return self._plan_for(job.engine, job.size_asked, request)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from liveavatar.core import wire
 from liveavatar.core.errors import Diagnosis, EngineFailed
-from liveavatar.core.events import Cancelled, EngineEvent, Failed, Finished
+from liveavatar.core.events import Cancelled, EngineEvent, Failed, Finished, Telemetry
 from liveavatar.core.job import Job, JobState
 from liveavatar.core.plan import ExecutionPlan
 from liveavatar.core.request import ValidatedRequest
@@ -104,6 +104,15 @@ class JobRunner(threading.Thread):
             diagnosis=self._failure,
             rss_bytes=self._supervisor.rss_bytes,
         )
+
+    @property
+    def plan(self) -> ExecutionPlan:
+        """Return the plan of the loaded engine, which is the next video's if it is like the one before."""
+        return self._warm_plan
+
+    def telemetry(self) -> tuple[Telemetry, ...]:
+        """Return what the ranks of the engine reported last."""
+        return self._supervisor.measurements.latest()
 
     def run(self) -> None:
         """Make jobs until closed."""
@@ -199,6 +208,7 @@ class JobRunner(threading.Thread):
     ) -> EngineEvent:
         """Record what the engine sends until its terminal event, which is returned."""
         recording = Recording(job.id, self._store, media_log)
+        self._supervisor.measurements.begin_job()
         end: EngineEvent | None = None
         for event in self._supervisor.run(
             request, plan, should_stop=lambda: recording.write_error is not None or should_stop()

@@ -29,6 +29,7 @@ from liveavatar.core.events import (
     Progress,
     Ready,
     Stop,
+    Telemetry,
 )
 from liveavatar.core.plan import ExecutionPlan
 from liveavatar.core.request import ValidatedRequest
@@ -36,6 +37,7 @@ from liveavatar.diagnostics.diagnose import engine_silent
 from liveavatar.diagnostics.first_failure import at_rank, first_failure, place, silent_ranks
 from liveavatar.service.engine_run import EngineRun
 from liveavatar.service.failure_folder import new_failure_folder
+from liveavatar.service.measurements import Measurements
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +69,7 @@ class EngineSupervisor:
         self._phase_since = 0.0
         self._port_tries = 0
         self.phase = Phase.STOPPED
+        self.measurements = Measurements()
 
     @property
     def pids(self) -> tuple[int, ...]:
@@ -213,6 +216,8 @@ class EngineSupervisor:
                 if self._num_ready == self._run.world_size:
                     self._enter(Phase.READY)
                     self._port_tries = 0
+            elif isinstance(event, Telemetry):
+                self.measurements.take(event)
             else:
                 job_events.append(event)
 
@@ -262,6 +267,7 @@ class EngineSupervisor:
         if self._run is not None:
             self._run.end()
             self._run = None
+            self.measurements.clear()
             self._enter(Phase.STOPPED)
 
     def _enter(self, phase: Phase) -> None:

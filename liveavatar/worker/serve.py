@@ -163,7 +163,7 @@ class Worker:
         started = time.monotonic()
         try:
             engine = self._engines[command.plan.engine]()
-            engine.load(command.plan)
+            measured = engine.load(command.plan)
         except Exception as error:
             log.exception("loading %s failed", command.plan.engine)
             self._events.send(Failed(job_id="", diagnosis=from_exception(error)))
@@ -171,6 +171,8 @@ class Worker:
         self._engine = engine
         load_s = time.monotonic() - started
         log.info("engine %s ready after %.1f s", command.plan.engine, load_s)
+        if measured is not None:
+            self._events.send(measured)
         self._events.send(Ready(engine=command.plan.engine, load_s=load_s))
 
     def _generate(self, command: Generate) -> None:

@@ -26,6 +26,8 @@ FIELDS = (
     "processes",
     "name",
     "mig",
+    "uuid",
+    "driver",
 )
 _LANE_BYTES_PER_S = 3.938e9  # of generation 5
 
@@ -55,6 +57,12 @@ class ReplayedNvml:
             return self.readings[self.position]
         seconds = self.clock() % (self.readings[-1].time_s + 1e-3)
         return next(each for each in reversed(self.readings) if each.time_s <= seconds)
+
+    def dies(self) -> None:
+        """Answer nothing from now on."""
+        dead = replace(self.readings[self.position], gpus=(), problem="dead")
+        self.readings.append(dead)
+        self.position = len(self.readings) - 1
 
     def own_pids(self, now_s: float) -> set[int]:
         """Return the processes that were ours when it was recorded."""
@@ -101,6 +109,16 @@ class ReplayedNvml:
 
     def nvmlDeviceGetName(self, handle: int) -> bytes:  # noqa: N802
         return str(self._value(handle, "name")).encode()
+
+    def nvmlDeviceGetUUID(self, handle: int) -> str:  # noqa: N802
+        if "uuid" in self.unavailable:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+        return self._gpu(handle).uuid or f"GPU-{handle}"
+
+    def nvmlSystemGetDriverVersion(self) -> bytes:  # noqa: N802
+        if "driver" in self.unavailable:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+        return self.now.driver.encode()
 
     def nvmlDeviceGetMemoryInfo(self, handle: int, version: int | None = None) -> Any:  # noqa: N802
         gpu = self._gpu(handle)

@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from liveavatar.core.errors import Diagnosis, EngineFailed
-from liveavatar.core.events import Cancelled, Chunk, EngineEvent, Finished, Notice, Progress
+from liveavatar.core.events import Cancelled, Chunk, EngineEvent, Finished, Notice, Progress, Telemetry
+from liveavatar.core.memory import GIB, MemoryItem
 from liveavatar.core.plan import ExecutionPlan
 from liveavatar.core.request import AUDIO_RATE, ValidatedRequest
 from liveavatar.media.encoder import StreamEncoder
@@ -28,7 +29,7 @@ CHUNK_FRAMES = 10
 class FakeEngine:
     """Sends a moving grey ramp. Prompts: slow, crash, exit, raise, hang, hang-at-once, ignore-stop, notice."""
 
-    def load(self, plan: ExecutionPlan) -> None:
+    def load(self, plan: ExecutionPlan) -> Telemetry:
         mode = os.environ.get("FAKE_LOAD", "")
         if mode == "raise":
             raise EngineFailed(
@@ -38,6 +39,7 @@ class FakeEngine:
             signal.pause()
         if mode == "exit":
             os._exit(7)
+        return _telemetry(caches=0, block_s=None)
 
     def generate(
         self, request: ValidatedRequest, plan: ExecutionPlan, *, should_stop: Callable[[], bool]
@@ -62,6 +64,7 @@ class FakeEngine:
             data = encoder.encode(frames, np.zeros((done - first) * AUDIO_RATE // 25, np.int16))
             yield Progress(job_id=request.job_id, stage="generating", frames_done=done, num_frames=num_frames)
             yield Chunk(job_id=request.job_id, data=data, frames_done=done)
+            yield _telemetry(caches=9 * GIB, block_s=0.25)
             if "slow" in request.prompt:
                 time.sleep(0.1)
         yield Chunk(job_id=request.job_id, data=encoder.finish(), frames_done=num_frames)
@@ -79,6 +82,21 @@ class FakeEngine:
             raise RuntimeError("the fake engine was told to raise")
         if prompt == "hang" or "ignore-stop" in prompt:
             signal.pause()
+
+
+def _telemetry(*, caches: int, block_s: float | None) -> Telemetry:
+    """Say that the engine lies on the first card of a replayed machine."""
+    sizes = {"weights": 30 * GIB, "key-value caches": caches}
+    return Telemetry(
+        gpu="GPU-0",
+        allocated_bytes=30 * GIB + caches,
+        reserved_bytes=50 * GIB,
+        peak_bytes=45 * GIB,
+        items=tuple(
+            MemoryItem(name=name, num_bytes=size, basis="measured") for name, size in sizes.items() if size
+        ),
+        block_s=block_s,
+    )
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import pytest
 
 from liveavatar.core import events, wire
 from liveavatar.core.errors import Diagnosis
+from liveavatar.core.memory import MemoryItem
 from liveavatar.core.plan import ExecutionPlan
 from liveavatar.core.request import FaceClicks, ValidatedRequest
 
@@ -38,6 +39,16 @@ DIAGNOSIS = Diagnosis(code="c", title="t", cause="u", remedy="r", facts={"n": 1}
         events.Progress(job_id="a", stage="generating", frames_done=1, num_frames=2),
         events.Chunk(job_id="a", data=b"\x00\xff", frames_done=1),
         events.Notice(job_id="a", text="x"),
+        events.Telemetry(),
+        events.Telemetry(
+            rank=1,
+            gpu="GPU-1",
+            allocated_bytes=3,
+            reserved_bytes=5,
+            peak_bytes=4,
+            items=(MemoryItem(name="weights", num_bytes=2, basis="measured"),),
+            block_s=0.25,
+        ),
         events.Finished(job_id="a", num_frames=2),
         events.Failed(job_id="a", diagnosis=DIAGNOSIS),
         events.Cancelled(job_id="a"),

@@ -1,0 +1,109 @@
+"""What the page's gauge draws of each graphics card: whose memory it is, by item, and what the video needs of it.
+
+Pure functions over what the driver says (HardwareSnapshot), what the engine says (Telemetry) and what was planned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from liveavatar.core.events import Telemetry
+from liveavatar.core.memory import MemoryItem
+from liveavatar.core.plan import ExecutionPlan
+from liveavatar.monitoring.hardware import GpuSample, HardwareSnapshot
+from liveavatar.monitoring.remarks import Remark, size_text
+
+
+@dataclass(frozen=True, kw_only=True)
+class CardGauge:
+    """One card. `items` sum up to `own_bytes`; both are empty or None where nobody says what is ours.
+
+    `other_bytes`: what programs and the driver hold that are not ours, None where that cannot be told.
+    `needed_bytes`: what the plan forecasts for the ranks on this card, None when no rank of it runs here.
+    """
+
+    gpu: GpuSample
+    own_bytes: int | None
+    items: tuple[MemoryItem, ...]
+    other_bytes: int | None
+    needed_bytes: int | None
+
+    @property
+    def missing_bytes(self) -> int:
+        """Return how much the plan lacks on this card, 0 when it fits or when that is not known."""
+        if self.needed_bytes is None:
+            return 0
+        return max(0, self.needed_bytes + (self.other_bytes or 0) - self.gpu.total_bytes)
+
+
+def card_gauges(
+    hardware: HardwareSnapshot, reports: Sequence[Telemetry], plan: ExecutionPlan
+) -> tuple[CardGauge, ...]:
+    """Return the gauge of every card."""
+    card_of_rank = _cards_of_ranks(hardware.gpus, reports, plan)
+    gauges = []
+    for gpu in hardware.gpus:
+        here = [report for report in reports if card_of_rank.get(report.rank) == gpu.index]
+        own_bytes, items = _own(gpu, here)
+        needed = [
+            budget.needed_bytes for budget in plan.budgets if card_of_rank.get(budget.rank) == gpu.index
+        ]
+        gauges.append(
+            CardGauge(
+                gpu=gpu,
+                own_bytes=own_bytes,
+                items=items,
+                other_bytes=None if own_bytes is None else max(0, gpu.used_bytes - own_bytes),
+                needed_bytes=sum(needed) if needed else None,
+            )
+        )
+    return tuple(gauges)
+
+
+def fit_warnings(gauges: Sequence[CardGauge]) -> list[Remark]:
+    """Say on which cards others leave too little for what is planned."""
+    remarks = []
+    for gauge in gauges:
+        if gauge.missing_bytes and gauge.needed_bytes:
+            left = max(0, gauge.gpu.total_bytes - (gauge.other_bytes or 0))
+            text = (
+                f"The next video needs {size_text(gauge.needed_bytes)} on GPU {gauge.gpu.index + 1}, "
+                f"where {size_text(left)} are left."
+            )
+            values = {"needed": gauge.needed_bytes, "left": left}
+            remarks.append(Remark(code="will_not_fit", gpus=(gauge.gpu.index,), values=values, text=text))
+    return remarks
+
+
+def _cards_of_ranks(
+    gpus: Sequence[GpuSample], reports: Sequence[Telemetry], plan: ExecutionPlan
+) -> Mapping[int, int]:
+    """Return the card of each rank: the one it reported, and the one of its number while nothing was reported."""
+    by_uuid = {gpu.uuid: gpu.index for gpu in gpus if gpu.uuid}
+    if reports:
+        return {report.rank: by_uuid[report.gpu] for report in reports if report.gpu in by_uuid}
+    numbers = [gpu.index for gpu in gpus]
+    return {budget.rank: numbers[budget.rank] for budget in plan.budgets if budget.rank < len(numbers)}
+
+
+def _own(gpu: GpuSample, reports: Sequence[Telemetry]) -> tuple[int | None, tuple[MemoryItem, ...]]:
+    """Return what is ours on a card, and of what it consists as far as the engine said so.
+
+    Where the driver hides programs, the engine's own word is taken; its CUDA context then counts as others'.
+    """
+    reserved = sum(report.reserved_bytes for report in reports)
+    own_bytes = gpu.own_bytes if gpu.own_bytes is not None else (reserved or None)
+    if not reports or own_bytes is None:
+        return own_bytes, ()
+    items: dict[str, int] = {}
+    for report in reports:
+        for item in report.items:
+            items[item.name] = items.get(item.name, 0) + item.num_bytes
+    items["working memory"] = max(0, reserved - sum(items.values()))
+    items["CUDA context"] = max(0, own_bytes - reserved)
+    return own_bytes, tuple(
+        MemoryItem(name=name, num_bytes=num_bytes, basis="measured")
+        for name, num_bytes in items.items()
+        if num_bytes
+    )

@@ -1,0 +1,63 @@
+"""What the ranks of the running engine measured of themselves."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+
+from liveavatar.core.events import Telemetry
+
+
+@dataclass(kw_only=True)
+class RankPeaks:
+    """The most that one rank measured during a job, in bytes, and how long its blocks took."""
+
+    gpu: str
+    items: dict[str, int] = field(default_factory=dict)
+    reserved_bytes: int = 0
+    peak_bytes: int = 0
+    block_s: list[float] = field(default_factory=list)
+
+    def take(self, report: Telemetry) -> None:
+        """Take one report in."""
+        for item in report.items:
+            self.items[item.name] = max(self.items.get(item.name, 0), item.num_bytes)
+        self.reserved_bytes = max(self.reserved_bytes, report.reserved_bytes)
+        self.peak_bytes = max(self.peak_bytes, report.peak_bytes)
+        if report.block_s is not None:
+            self.block_s.append(report.block_s)
+
+
+class Measurements:
+    """The latest report of every rank, and the peaks of the job that runs. Safe to use from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._latest: dict[int, Telemetry] = {}
+        self._peaks: dict[int, RankPeaks] = {}
+
+    def take(self, report: Telemetry) -> None:
+        """Take in what a rank reports."""
+        with self._lock:
+            self._latest[report.rank] = report
+            self._peaks.setdefault(report.rank, RankPeaks(gpu=report.gpu)).take(report)
+
+    def begin_job(self) -> None:
+        """Forget the peaks of earlier jobs."""
+        with self._lock:
+            self._peaks = {}
+
+    def clear(self) -> None:
+        """Forget everything: the engine is gone."""
+        with self._lock:
+            self._latest, self._peaks = {}, {}
+
+    def latest(self) -> tuple[Telemetry, ...]:
+        """Return the latest report of every rank, by rank."""
+        with self._lock:
+            return tuple(report for _, report in sorted(self._latest.items()))
+
+    def peaks_of_job(self) -> dict[int, RankPeaks]:
+        """Return the peaks of the job so far, by rank. Call it when the job is over: the values still grow before."""
+        with self._lock:
+            return dict(self._peaks)
