@@ -12,9 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from liveavatar.core.errors import InputRejected
-from liveavatar.planning.choice import fixed_size
-from liveavatar.planning.model_spec import MAX_STEPS
+from liveavatar.planning.model_spec import MAX_STEPS, VideoSize
 
 if TYPE_CHECKING:
     from liveavatar.engines.s2v.bench.run import BenchOptions
@@ -29,7 +27,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--random-weights", choices=("full", "tiny"), nargs="?", const="full", default="full",
         help="full: the published size; tiny: a rehearsal on any machine",
     )  # fmt: skip
-    parser.add_argument("--size", default="704*384", help="picture size, such as 704*384")
+    parser.add_argument("--size", default="704*384", help="width*height in multiples of 64")
     parser.add_argument("--steps", type=int, default=MAX_STEPS, choices=range(1, MAX_STEPS + 1))
     parser.add_argument("--precision", default="fp8", choices=("bf16", "fp8"), help="of the weights")
     parser.add_argument(
@@ -46,9 +44,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Measure and print; return the exit code."""
     try:
-        bench_options = _bench_options(options)
-    except InputRejected as error:
-        sys.stderr.write(error.diagnosis.sentence() + "\n")
+        size = _size(options.size)
+    except ValueError as error:
+        sys.stderr.write(f"--size {options.size} makes no sense: {error}.\n")
         return REJECTED
     import torch  # the command line stays quick for the other commands
 
@@ -56,22 +54,28 @@ def run(options: argparse.Namespace) -> int:
 
     report = Report(options.out, _print_json if options.json else _print_stage)
     try:
-        run_bench(bench_options, report)
+        run_bench(_bench_options(options, size), report)
     except torch.OutOfMemoryError as error:
         sys.stderr.write(f"The graphics card's memory is too small for this: {error}\n")
         return CANNOT
     return MEASURED
 
 
-def _bench_options(options: argparse.Namespace) -> BenchOptions:
-    size, _ = fixed_size(options.size)
-    width, height = (64, 64) if options.random_weights == "tiny" else (size.width, size.height)
+def _size(text: str) -> VideoSize:
+    """Return the size written as "704*384"; any multiples of 64 will do here. Raises ValueError."""
+    sides = text.split("*")
+    if len(sides) != 2 or not all(side.isdecimal() for side in sides):
+        raise ValueError("write it as width*height")
+    return VideoSize(*map(int, sides))
+
+
+def _bench_options(options: argparse.Namespace, size: VideoSize) -> BenchOptions:
     from liveavatar.engines.s2v.bench.run import BenchOptions
 
     return BenchOptions(
         model=options.random_weights,
-        width=width,
-        height=height,
+        width=size.width,
+        height=size.height,
         num_steps=options.steps,
         precision=options.precision,
         kv_precision=options.kv,

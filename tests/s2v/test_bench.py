@@ -15,7 +15,19 @@ def test_tiny_networks_are_measured_from_start_to_file(
 ) -> None:
     out = tmp_path / "bench.json"
     exit_code = main(
-        ["bench", "--random-weights", "tiny", "--steps", "2", "--blocks", "2", "--out", str(out)]
+        [
+            "bench",
+            "--random-weights",
+            "tiny",
+            "--size",
+            "64*64",
+            "--steps",
+            "2",
+            "--blocks",
+            "2",
+            "--out",
+            str(out),
+        ]
     )
     assert exit_code == 0
     stages = json.loads(out.read_text())
@@ -28,6 +40,7 @@ def test_tiny_networks_are_measured_from_start_to_file(
     assert "steady_blocks 2" in capsys.readouterr().out
 
 
-def test_a_size_that_is_not_offered_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", "--size", "7*7"]) == 2
-    assert "not offered" in capsys.readouterr().err
+@pytest.mark.parametrize("size", ["7*7", "704", "large"])
+def test_a_size_that_makes_no_sense_is_refused(size: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "--size", size]) == 2
+    assert f"--size {size} makes no sense" in capsys.readouterr().err
