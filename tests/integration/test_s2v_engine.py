@@ -24,7 +24,7 @@ from liveavatar.core.request import GenerationRequest
 from liveavatar.engines.s2v.engine import S2vEngine
 from liveavatar.intake.validate import validate
 from liveavatar.monitoring.hardware import HardwareMonitor
-from liveavatar.pipeline.session import PICTURES_PER_BLOCK
+from liveavatar.pipeline.decode import PICTURES_PER_BLOCK
 from liveavatar.planning.planner import plan_request
 from liveavatar.service.facade import Studio
 from liveavatar.service.s2v_setup import find_s2v

@@ -14,7 +14,10 @@ from liveavatar.conditioning.reference import STEADY_MOTION_FRAMES, SinkLatents,
 from liveavatar.conditioning.text import build_text_encoder, embed_tokens
 from liveavatar.models.s2v import S2VTransformer, TokenGrid
 from liveavatar.models.vae import StreamingVae, build_vae
-from liveavatar.pipeline.session import PICTURES_PER_BLOCK, BlockDenoiser, generate_clips, stream_blocks
+from liveavatar.pipeline.block_loop import stream_blocks
+from liveavatar.pipeline.clips import generate_clips
+from liveavatar.pipeline.decode import PICTURES_PER_BLOCK
+from liveavatar.pipeline.denoise import BlockDenoiser
 from tests.parity.golden import GoldenCase, iterate_cases, relative_error
 
 KINDS: tuple[str, ...] = ("e2e_single_gpu", "e2e_tpp", "e2e_blockwise")
@@ -163,10 +166,10 @@ class _RecordingDenoiser(BlockDenoiser):
         self._num_sinks += 1
         super().set_sink(sink)
 
-    def denoise(self, noise: Tensor, speech: Tensor, block: int, masks: Tensor | None = None) -> Tensor:
+    def denoise(self, latents: Tensor, speech: Tensor, block: int, masks: Tensor | None = None) -> Tensor:
         run = self._run
         run._note("speech", speech, run.calls.name(block, 0, "audio_input"))
-        latents = super().denoise(noise, speech, block, masks)
+        latents = super().denoise(latents, speech, block, masks)
         clip, index = divmod(block, run.blocks_per_clip)
         recorded = run.case.io.get(f"clip{clip}.latents")
         if recorded is not None:

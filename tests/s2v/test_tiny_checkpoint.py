@@ -19,7 +19,9 @@ from liveavatar.loading.lora import LoraMerge
 from liveavatar.loading.transformer import load_transformer
 from liveavatar.models.s2v import TokenGrid
 from liveavatar.models.vae import load_vae
-from liveavatar.pipeline.session import BlockDenoiser, SeededRandomness, stream_blocks
+from liveavatar.pipeline.block_loop import stream_blocks
+from liveavatar.pipeline.denoise import BlockDenoiser
+from liveavatar.pipeline.randomness import SeededRandomness
 from tests.s2v.test_audio_features import speech
 from tests.tiny_checkpoint import write_tiny_checkpoint
 

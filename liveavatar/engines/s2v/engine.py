@@ -23,8 +23,8 @@ from liveavatar.engines.s2v.compiling import compile_parts
 from liveavatar.engines.s2v.parts import Parts, load_parts
 from liveavatar.engines.s2v.video import Pictures, speech_blocks, stream_pictures
 from liveavatar.media.encoder import StreamEncoder
+from liveavatar.pipeline.decode import PICTURES_PER_BLOCK
 from liveavatar.pipeline.schedule import MAX_STEPS
-from liveavatar.pipeline.session import PICTURES_PER_BLOCK
 
 log = logging.getLogger(__name__)
 

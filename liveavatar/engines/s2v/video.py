@@ -18,8 +18,11 @@ from liveavatar.conditioning.reference import plain_sink
 from liveavatar.conditioning.resample import Floats
 from liveavatar.models.s2v import S2VTransformer, TokenGrid
 from liveavatar.models.vae import StreamingVae
+from liveavatar.pipeline.block_loop import stream_blocks
+from liveavatar.pipeline.decode import PICTURES_PER_BLOCK
+from liveavatar.pipeline.denoise import BlockDenoiser
+from liveavatar.pipeline.randomness import SeededRandomness
 from liveavatar.pipeline.schedule import MAX_STEPS
-from liveavatar.pipeline.session import PICTURES_PER_BLOCK, BlockDenoiser, SeededRandomness, stream_blocks
 
 _PIXELS_PER_LATENT = 8
 

@@ -25,7 +25,9 @@ from liveavatar.engines.s2v.parts import Parts
 from liveavatar.engines.s2v.video import speech_blocks
 from liveavatar.models.s2v import TokenGrid
 from liveavatar.models.vae import cache_bytes
-from liveavatar.pipeline.session import PICTURES_PER_BLOCK, BlockDenoiser, SeededRandomness
+from liveavatar.pipeline.decode import PICTURES_PER_BLOCK
+from liveavatar.pipeline.denoise import BlockDenoiser
+from liveavatar.pipeline.randomness import SeededRandomness
 
 WINDOW_BLOCKS = 5  # until attention sees its full window and the sink was refreshed
 _STAGE_BLOCKS = 6
