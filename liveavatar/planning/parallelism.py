@@ -9,7 +9,7 @@ from functools import cached_property
 from itertools import combinations
 
 from liveavatar.core.hardware import GpuSpec, Machine
-from liveavatar.core.parallel import KvPrecision, Precision
+from liveavatar.core.parallel import KvPrecision, ParallelPlan, Precision
 from liveavatar.planning import layouts
 from liveavatar.planning.calibration import NOTHING_MEASURED, Calibration
 from liveavatar.planning.evaluation import Details, Evaluator
@@ -59,6 +59,7 @@ class Wishes:
     precision: Precision | None = None
     kv_precision: KvPrecision | None = None
     abilities: Abilities = EVERYTHING
+    avoided: frozenset[ParallelPlan] = frozenset()  # layouts that failed on this machine
 
     def __post_init__(self) -> None:
         if not 1 <= self.num_steps <= MAX_STEPS:
@@ -216,7 +217,11 @@ def _on_group(
 
 
 def _allowed(variants: Sequence[Configuration], wishes: Wishes) -> list[Configuration]:
-    return [variant for variant in variants if wishes.abilities.allow(variant)]
+    return [
+        variant
+        for variant in variants
+        if wishes.abilities.allow(variant) and variant.parallel not in wishes.avoided
+    ]
 
 
 def _best(evaluator: Evaluator, size: VideoSize, variants: Sequence[Configuration]) -> Candidate | None:

@@ -35,6 +35,7 @@ class S2vSetup:
     gpus: tuple[GpuSpec, ...] = ()
     host_bytes: int | None = None  # all of the machine's memory
     host_free_bytes: int | None = None
+    avoided: frozenset[ParallelPlan] = frozenset()  # layouts that failed again and again; none of one card
 
 
 def plan_s2v(
@@ -64,9 +65,22 @@ def plan_s2v(
         size=size,
         may_shrink=not pin_size,
         picture=picture,
-        wishes=Wishes(num_steps=num_steps, abilities=ENGINE),
+        wishes=Wishes(num_steps=num_steps, abilities=ENGINE, avoided=setup.avoided),
     )
-    return dataclasses.replace(execution_plan(choice), model=setup.files)
+    if choice.best is None and setup.avoided:  # better what may fail again than nothing
+        return plan_s2v(
+            dataclasses.replace(setup, avoided=frozenset()),
+            size=size,
+            picture=picture,
+            num_steps=num_steps,
+            pin_size=pin_size,
+        )
+    plan = execution_plan(choice)
+    lost = tuple(
+        f"The layout “{layout.describe()}” is not used: it failed again and again."
+        for layout in sorted(setup.avoided, key=ParallelPlan.describe)
+    )
+    return dataclasses.replace(plan, model=setup.files, decisions=plan.decisions + lost)
 
 
 def is_forecast(num_parameters: int) -> bool:

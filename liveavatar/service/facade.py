@@ -21,6 +21,7 @@ from liveavatar.diagnostics.diagnose import interrupted
 from liveavatar.intake.validate import validate
 from liveavatar.monitoring.hardware import HardwareMonitor, HardwareSnapshot
 from liveavatar.planning.planner import plan_request
+from liveavatar.service.failed_layouts import FailedLayouts
 from liveavatar.service.gauge import CardGauge, card_gauges
 from liveavatar.service.job_store import JobStore
 from liveavatar.service.media_log import MediaSlice, read_slice
@@ -46,12 +47,14 @@ class Studio:
         self._store = JobStore(config.data_dir / "jobs.sqlite3")
         self._hardware = monitor or HardwareMonitor()
         self._recover()
+        self._failed_layouts = FailedLayouts()
         self._runner = JobRunner(
             self._store,
             self._outputs,
             EngineSupervisor(config.worker_module, config.data_dir, config.deadlines),
             self._plan,
-            self._warm_plan(),
+            self._warm_plan,
+            self._failed_layouts,
         )
 
     def start(self) -> None:
@@ -200,13 +203,13 @@ class Studio:
             picture_height=height,
             num_steps=request.num_steps,
             pin_size=request.pin_size,
-            s2v=find_s2v(self.config, self.hardware()),
+            s2v=find_s2v(self.config, self.hardware(), self._failed_layouts.avoided()),
         )
 
     def _warm_plan(self) -> ExecutionPlan:
         """Return the plan of an ordinary request, for the engine to load before there is any."""
         width, height = STANDARD.landscape
-        s2v = find_s2v(self.config, self.hardware())
+        s2v = find_s2v(self.config, self.hardware(), self._failed_layouts.avoided())
         return plan_request(engine=AUTO, size=AUTO, picture_width=width, picture_height=height, s2v=s2v)
 
     def _recover(self) -> None:

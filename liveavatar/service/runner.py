@@ -17,6 +17,7 @@ from liveavatar.core.job import Job, JobState
 from liveavatar.core.plan import ExecutionPlan
 from liveavatar.core.request import ValidatedRequest
 from liveavatar.diagnostics.diagnose import from_exception
+from liveavatar.service.failed_layouts import FailedLayouts
 from liveavatar.service.job_store import JobStore
 from liveavatar.service.media_log import MediaLog
 from liveavatar.service.outputs import Outputs
@@ -50,14 +51,17 @@ class JobRunner(threading.Thread):
         outputs: Outputs,
         supervisor: EngineSupervisor,
         make_plan: Callable[[Job, ValidatedRequest], ExecutionPlan],
-        warm_plan: ExecutionPlan,
+        make_warm_plan: Callable[[], ExecutionPlan],
+        failed_layouts: FailedLayouts,
     ) -> None:
         super().__init__(name="job-runner", daemon=True)
         self._store = store
         self._outputs = outputs
         self._supervisor = supervisor
         self._make_plan = make_plan
-        self._warm_plan = warm_plan
+        self._make_warm_plan = make_warm_plan
+        self._warm_plan = make_warm_plan()
+        self._failed_layouts = failed_layouts
         self._wake = threading.Event()
         self._closing = threading.Event()
         self._logs: dict[str, MediaLog] = {}
@@ -154,12 +158,19 @@ class JobRunner(threading.Thread):
             if self._supervisor.phase is Phase.READY:
                 self._failure, self._num_failures = None, 0
         except EngineFailed as failure:
-            self._note_failure(failure.diagnosis)
+            self._note_failure(failure.diagnosis, self._warm_plan)
 
-    def _note_failure(self, diagnosis: Diagnosis) -> None:
+    def _note_failure(self, diagnosis: Diagnosis, plan: ExecutionPlan) -> None:
+        self._note_breakdown(plan)
         self._failure = diagnosis
         self._num_failures += 1
         self._restart_at = time.monotonic() + min(_MAX_BACKOFF_S, 2.0 ** (self._num_failures - 1) - 1)
+
+    def _note_breakdown(self, plan: ExecutionPlan) -> None:
+        """Plan the next lower layout when this one keeps failing."""
+        self._failed_layouts.failed(plan)
+        if self._warm_plan.parallel in self._failed_layouts.avoided():
+            self._warm_plan = self._make_warm_plan()
 
     def _make(self, job: Job) -> None:
         """Carry one claimed job to its terminal state. Nothing that happens to a job ends this thread."""
@@ -188,7 +199,7 @@ class JobRunner(threading.Thread):
             if not self._supervisor.wait_ready(plan, should_stop=should_stop):
                 return Cancelled(job_id=job.id)
         except EngineFailed as failure:
-            self._note_failure(failure.diagnosis)
+            self._note_failure(failure.diagnosis, plan)
             return Failed(job_id=job.id, diagnosis=failure.diagnosis)
         self._warm_plan = plan  # what was used last stays loaded: the next job likely wants the same
         self._store.advance(job.id, expected=JobState.LOADING, new=JobState.RUNNING)
@@ -196,7 +207,12 @@ class JobRunner(threading.Thread):
         with self._log_opened:
             self._logs[job.id] = media_log
             self._log_opened.notify_all()
-        return self._follow(job, request, plan, media_log, should_stop)
+        end = self._follow(job, request, plan, media_log, should_stop)
+        if isinstance(end, Finished):
+            self._failed_layouts.worked(plan)
+        elif isinstance(end, Failed) and self._supervisor.phase is Phase.STOPPED:
+            self._note_breakdown(plan)
+        return end
 
     def _follow(
         self,

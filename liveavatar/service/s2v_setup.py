@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from liveavatar.config import AppConfig
+from liveavatar.core.parallel import ParallelPlan
 from liveavatar.core.plan import ModelFiles
 from liveavatar.diagnostics.doctor import inspect_checkpoint
 from liveavatar.loading.checkpoint import CheckpointLayout
@@ -11,7 +12,9 @@ from liveavatar.planning.machine_text import spec_of_installed
 from liveavatar.planning.s2v_request import S2vSetup
 
 
-def find_s2v(config: AppConfig, hardware: HardwareSnapshot) -> S2vSetup:
+def find_s2v(
+    config: AppConfig, hardware: HardwareSnapshot, avoided: frozenset[ParallelPlan] = frozenset()
+) -> S2vSetup:
     """Look at the files again, in milliseconds: they may have been completed since the app started."""
     if config.ckpt_dir is None:
         return S2vSetup()
@@ -36,4 +39,5 @@ def find_s2v(config: AppConfig, hardware: HardwareSnapshot) -> S2vSetup:
         gpus=gpus,
         host_bytes=hardware.host_total_bytes,
         host_free_bytes=hardware.host_available_bytes,
+        avoided=avoided,
     )

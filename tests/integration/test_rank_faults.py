@@ -14,13 +14,15 @@ from pathlib import Path
 import psutil
 import pytest
 
-from liveavatar.config import Deadlines
+from liveavatar.config import AppConfig, Deadlines
 from liveavatar.core.errors import EngineFailed
 from liveavatar.core.events import TERMINAL_EVENTS, Cancelled, Chunk, EngineEvent, Failed, Finished, Progress
 from liveavatar.core.parallel import ParallelPlan
 from liveavatar.core.plan import ExecutionPlan
-from liveavatar.core.request import ValidatedRequest
+from liveavatar.core.request import GenerationRequest, ValidatedRequest
+from liveavatar.service.facade import Studio
 from liveavatar.service.supervisor import EngineSupervisor, Phase
+from tests.conftest import wait_for_end, wait_until
 from tests.fakes.rank_worker import BLOCK_FRAMES
 
 MODULE = "tests.fakes.rank_worker"
@@ -33,6 +35,7 @@ THREE_RANKS = ExecutionPlan(
     height=64,
     parallel=ParallelPlan(step_split=(2, 2), decoder_has_own_rank=True),
 )
+TWO_RANKS = dataclasses.replace(THREE_RANKS, parallel=ParallelPlan(step_split=(2, 2)))
 RANKS = range(3)
 NUM_BLOCKS = 12
 _numbers = itertools.count(1)
@@ -206,3 +209,51 @@ def test_engine_that_dies_idle_costs_no_job(lasting: EngineSupervisor) -> None:
     psutil.Process(lasting.pids[1]).kill()
     os.waitid(os.P_PID, lasting.pids[1], os.WEXITED | os.WNOWAIT)
     assert isinstance(make(lasting)[-1], Finished)
+
+
+class StudioOfRanks(Studio):
+    """Plans three ranks, or two when three keep failing."""
+
+    def _plan_for(self, engine: str, size: str, request: ValidatedRequest) -> ExecutionPlan:
+        return self._warm_plan()
+
+    def _warm_plan(self) -> ExecutionPlan:
+        return TWO_RANKS if THREE_RANKS.parallel in self._failed_layouts.avoided() else THREE_RANKS
+
+
+@pytest.fixture
+def studio(tmp_path: Path) -> Iterator[Studio]:
+    studio = StudioOfRanks(AppConfig(data_dir=tmp_path, worker_module=MODULE, deadlines=DEADLINES))
+    studio.start()
+    yield studio
+    studio.close()
+    assert rank_processes() == []
+
+
+def test_queue_goes_on_and_a_layout_that_keeps_failing_is_given_up(
+    studio: Studio, make_request: Callable[..., GenerationRequest]
+) -> None:
+    prompts = ["kill@1:3", "", "oom@2:4", "kill@0:3", ""]
+    jobs = [wait_for_end(studio, studio.submit(make_request(prompt)).id) for prompt in prompts]
+    assert [job.state.value for job in jobs] == ["failed", "finished", "failed", "failed", "finished"]
+    assert [job.diagnosis.code for job in jobs if job.diagnosis] == [
+        "engine_killed",
+        "graphics_memory_full",
+        "engine_killed",
+    ]
+    assert all(job.has_video for job in jobs)
+    assert len(rank_processes()) == 2, "the last one was made by the next lower layout"
+    assert jobs[-1].frames_done == jobs[-1].num_frames
+
+
+def test_layout_that_cannot_load_is_given_up(
+    tmp_path: Path, make_request: Callable[..., GenerationRequest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_FAULT", "exit@2:load")
+    studio = StudioOfRanks(AppConfig(data_dir=tmp_path, worker_module=MODULE, deadlines=DEADLINES))
+    studio.start()
+    try:
+        wait_until(lambda: studio.engine_status().state == "ready")
+        assert len(rank_processes()) == 2
+    finally:
+        studio.close()

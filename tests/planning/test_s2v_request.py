@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from liveavatar.core.errors import InputRejected
 from liveavatar.core.hardware import GpuSpec
 from liveavatar.core.memory import GIB
+from liveavatar.core.parallel import ParallelPlan
 from liveavatar.core.plan import ExecutionPlan, ModelFiles
 from liveavatar.planning import s2v_request
 from liveavatar.planning.choice import auto_sizes
 from liveavatar.planning.machine_text import parse_machine
 from liveavatar.planning.model_spec import TRANSFORMER_PARAMETERS, VideoSize
-from liveavatar.planning.parallelism import ENGINE
+from liveavatar.planning.parallelism import ENGINE, EVERYTHING
 from liveavatar.planning.planner import plan_request
 from liveavatar.planning.s2v_request import S2vSetup, plan_s2v, size_for_free_memory
 from tests.planning.test_choice import gpus
@@ -132,3 +133,23 @@ def test_any_machine_is_answered_and_more_memory_never_makes_less(
         assert after.width * after.height >= before.width * before.height
         if request[0] == "auto":
             assert VideoSize(after.width, after.height) in auto_sizes(request[1])
+
+
+def test_layout_that_keeps_failing_makes_way_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s2v_request, "ENGINE", EVERYTHING)
+    machine = setup(*[card("H800")] * 3)
+    avoided: frozenset[ParallelPlan] = frozenset()
+    for _ in range(3):
+        plan = plan_s2v(dataclasses.replace(machine, avoided=avoided), size="720*400", picture=PICTURE)
+        assert plan.parallel is not None
+        assert plan.parallel not in avoided
+        assert all(any(layout.describe() in text for text in plan.decisions) for layout in avoided)
+        avoided |= {plan.parallel}
+
+
+def test_when_every_layout_failed_the_best_is_tried_again() -> None:
+    one_card = setup(card("H200"))
+    best = plan_s2v(one_card, size="720*400", picture=PICTURE)
+    assert best.parallel is not None
+    again = dataclasses.replace(one_card, avoided=frozenset({best.parallel}))
+    assert plan_s2v(again, size="720*400", picture=PICTURE).parallel == best.parallel
