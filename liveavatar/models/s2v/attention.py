@@ -26,10 +26,25 @@ class KeyValues(NamedTuple):
 
 
 class AttentionMemory(Protocol):
-    """What a self-attention layer sees besides its own input; see kv_cache.py."""
+    """What a self-attention layer sees besides its own input; see kv_cache.py and int8_attention/."""
+
+    def attend(self, layer: SelfAttention, q_LD: Tensor, k_LD: Tensor, v_LD: Tensor) -> Tensor:
+        """Take the projections of new tokens, before norms and rotation; return the attended tokens `[L, D]`."""
+
+
+class WindowMemory:
+    """A memory that hands out queries, keys and values for the layer's kernel."""
 
     def update(self, q_LHK: Tensor, k_LHK: Tensor, v_LHK: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Take the new queries, keys and values; return those to attend with, rotated."""
+        """Take the new normalised queries and keys, and values; return those to attend with, rotated."""
+        raise NotImplementedError
+
+    def attend(self, layer: SelfAttention, q_LD: Tensor, k_LD: Tensor, v_LD: Tensor) -> Tensor:
+        """Return the attended tokens `[L, D]`."""
+        heads = (layer.norm_q(q_LD), layer.norm_k(k_LD), v_LD)
+        q, k, v = self.update(*(x.unflatten(-1, (-1, layer.head_dim)) for x in heads))
+        attended_BLHK = layer.kernel(q[None], k[None], v[None])
+        return attended_BLHK[0].flatten(-2)
 
 
 class RMSNorm(nn.Module):
@@ -88,9 +103,7 @@ class SelfAttention(Attention):
     def forward(self, x_LD: Tensor, memory: AttentionMemory) -> Tensor:
         """Return the attended tokens `[L, D]`."""
         x = self.shared_input(x_LD)
-        q, k, v = memory.update(self.query(x), *self.keys_values(x))
-        attended_BLHK = self.kernel(q[None], k[None], v[None])
-        return self.o(attended_BLHK[0].flatten(-2))
+        return self.o(memory.attend(self, self.q(x), self.k(x), self.v(x)))
 
 
 class CrossAttention(Attention):

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from liveavatar.models.s2v.attention import AttentionMemory, WindowMemory
 from liveavatar.models.s2v.config import FRAMES_PER_BLOCK, REFERENCE_FRAME, TokenGrid
 from liveavatar.models.s2v.framepack import motion_rotary
 from liveavatar.models.s2v.rope import GridRotary, Rotary, apply_rotary, concatenate, reference_position
@@ -67,6 +68,10 @@ class LayerCache:
     def window(self, num_rows: int) -> tuple[Tensor, Tensor]:
         """Return the keys and values of the first rows, to attend to."""
         return self.k_THK[:num_rows], self.v_THK[:num_rows]
+
+    def memory(self, position: BlockPosition) -> AttentionMemory:
+        """Return what the layer's self-attention sees while the block at this position is denoised."""
+        return StreamingMemory(self, position)
 
 
 class BlockPosition(NamedTuple):
@@ -135,7 +140,7 @@ class KVCache:
 
 
 @dataclass(frozen=True)
-class StreamingMemory:
+class StreamingMemory(WindowMemory):
     """The self-attention memory of one layer while a block is denoised."""
 
     cache: LayerCache
@@ -152,7 +157,7 @@ class StreamingMemory:
 
 
 @dataclass(frozen=True)
-class PrefillMemory:
+class PrefillMemory(WindowMemory):
     """The self-attention memory of one layer while the sink is computed: it sees itself and is kept."""
 
     sink: Sink

@@ -46,7 +46,6 @@ from liveavatar.models.s2v.kv_cache import (
     BlockPosition,
     KVCache,
     PrefillMemory,
-    StreamingMemory,
     allocate_sink,
 )
 
@@ -226,7 +225,7 @@ class S2VTransformer(ModelMixin, ConfigMixin):
         x_LD = x_LD + self.trainable_cond_mask.weight[NOISY_TOKEN]
         x_FSD = x_LD.float().unflatten(0, (latents_CFhw.shape[1], -1))
         for index, block in enumerate(self._blocks()):
-            memory = StreamingMemory(cache.fetch(index), position)
+            memory = cache.fetch(index).memory(position)
             x_FSD = block(x_FSD, time.modulation_F6D, text[index], memory)
             cache.release(index)
             if index in audio:
