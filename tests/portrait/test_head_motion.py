@@ -64,6 +64,15 @@ def test_blinks_come_10_to_25_times_a_minute_and_shut_the_eyes(seed: int) -> Non
     assert (np.diff(starts) / FPS).min() > 1.5
 
 
+def test_the_last_frame_has_open_eyes() -> None:
+    """A player keeps showing it."""
+    for num_frames in range(30, 130):
+        silence = np.zeros(num_frames, np.float32)
+        motion = plan_motion(silence, silence, style=Style(), seed=num_frames)
+        assert motion.blink[-1] == 0
+        assert motion.blink[:-1].max() in (0, 1), "no blink is cut short"
+
+
 def test_blinks_prefer_pauses() -> None:
     energy, activity = speech(300)
     motion = plan_motion(energy, activity, style=Style(), seed=2)

@@ -189,16 +189,18 @@ def _breathing(num_frames: int, rng: np.random.Generator) -> Floats:
 
 
 def _blinks(activity: Floats, rng: np.random.Generator) -> Floats:
-    """Lid closure (T,): each blink lies where the voice pauses, or nearly, within reach of its due time."""
-    num_frames = len(activity)
-    closure = np.zeros(num_frames, np.float32)
+    """Lid closure (T,): each blink lies where the voice pauses, or nearly, within reach of its due time.
+
+    The last frame, which a player keeps showing, has open eyes.
+    """
+    closure = np.zeros(len(activity), np.float32)
+    last_start = len(activity) - 1 - len(BLINK_SHAPE)
     earliest, latest = (int(limit * FPS) for limit in FIRST_BLINK_S)
-    while earliest < num_frames:
-        candidates = np.arange(earliest, min(latest, num_frames - 1) + 1)
+    while earliest <= last_start:
+        candidates = np.arange(earliest, min(latest, last_start) + 1)
         due = rng.uniform(earliest, latest)
         cost = activity[candidates] + np.abs(candidates - due) / (latest - earliest)
         start = int(candidates[np.argmin(cost)])
-        length = min(len(BLINK_SHAPE), num_frames - start)
-        closure[start : start + length] = BLINK_SHAPE[:length]
+        closure[start : start + len(BLINK_SHAPE)] = BLINK_SHAPE
         earliest, latest = (start + int(limit * FPS) for limit in BLINK_GAP_S)
     return closure
