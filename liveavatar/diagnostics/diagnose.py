@@ -16,7 +16,7 @@ _TRY_AGAIN = "Press Generate again; a fresh engine is started by itself."
 def engine_exited(exit_code: int, *, is_start: bool) -> Diagnosis:
     """Explain why the engine process is gone. Negative exit codes are signals, as in `subprocess`."""
     facts = {"exit_code": exit_code}
-    if exit_code == -signal.SIGKILL:
+    if exit_code in (-signal.SIGKILL, -signal.SIGTERM):
         return Diagnosis(
             code="engine_killed",
             title="The engine was ended from outside in the middle of its work.",

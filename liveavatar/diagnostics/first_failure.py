@@ -18,8 +18,8 @@ from liveavatar.diagnostics.diagnose import engine_exited
 _SILENT_S = 3.0  # three heartbeats
 _MEMORY = {"graphics_memory_full", "out_of_memory"}
 _CONSEQUENCES = {"peer_lost": 1, "peer_waited_for": 2}
-_TOLD_TO_LEAVE = -signal.SIGTERM
-_ABORTED = -signal.SIGABRT  # also how torch's watchdog ends a rank whose peer is gone
+# How a rank may end because of another: torch's watchdog aborts, and who ends one rank by hand ends several.
+_AFTER_PEERS = (-signal.SIGABRT, -signal.SIGTERM)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +87,6 @@ def _weight(state: RankState) -> int:
         if code in _MEMORY:
             return 7
         return 4 if code == "engine_error" else 6
-    if state.exit_code is None or state.exit_code in (0, _TOLD_TO_LEAVE):
+    if not state.exit_code:
         return 0
-    return 5 if state.exit_code < 0 and state.exit_code != _ABORTED else 3
+    return 5 if state.exit_code < 0 and state.exit_code not in _AFTER_PEERS else 3

@@ -8,21 +8,29 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
+import signal
+import socket
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
+from benchmarks.rank_faults import run_trials
 from liveavatar.config import AppConfig, Deadlines
 from liveavatar.core.errors import EngineFailed
 from liveavatar.core.events import TERMINAL_EVENTS, Cancelled, Chunk, EngineEvent, Failed, Finished, Progress
 from liveavatar.core.parallel import ParallelPlan
 from liveavatar.core.plan import ExecutionPlan
 from liveavatar.core.request import GenerationRequest, ValidatedRequest
+from liveavatar.service import engine_run
+from liveavatar.service.engine_run import free_port
 from liveavatar.service.facade import Studio
 from liveavatar.service.supervisor import EngineSupervisor, Phase
-from tests.conftest import wait_for_end, wait_until
+from tests.conftest import REPOSITORY, wait_for_end, wait_until
 from tests.fakes.rank_worker import BLOCK_FRAMES
 
 MODULE = "tests.fakes.rank_worker"
@@ -76,6 +84,19 @@ def failure(events: list[EngineEvent]) -> Failed:
 
 def rank_processes() -> list[psutil.Process]:
     return [child for child in psutil.Process().children() if MODULE in " ".join(child.cmdline())]
+
+
+@pytest.fixture(autouse=True)
+def _deadline() -> Iterator[None]:
+    """A supervisor that hangs fails its test."""
+
+    def give_up(number: int, frame: object) -> None:
+        raise TimeoutError("the test hangs")
+
+    signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(120)
+    yield
+    signal.alarm(0)
 
 
 @pytest.fixture
@@ -257,3 +278,70 @@ def test_layout_that_cannot_load_is_given_up(
         assert len(rank_processes()) == 2
     finally:
         studio.close()
+
+
+def test_random_faults(tmp_path: Path) -> None:
+    """The short form of the benchmark of a hundred; see benchmarks/results."""
+    for trial in run_trials(5, seed=11, data_dir=tmp_path):
+        assert not trial.problems, trial
+
+
+APP = """
+import sys
+from pathlib import Path
+from tests.integration.test_rank_faults import DEADLINES, MODULE, THREE_RANKS
+from liveavatar.service import engine_run
+from liveavatar.service.engine_run import free_port
+from liveavatar.service.supervisor import EngineSupervisor
+supervisor = EngineSupervisor(MODULE, Path(sys.argv[1]), DEADLINES)
+assert supervisor.wait_ready(THREE_RANKS, should_stop=lambda: False)
+print(*supervisor.pids, flush=True)
+while True:
+    supervisor.poll(1)
+"""
+
+
+def test_no_rank_outlives_the_app(tmp_path: Path) -> None:
+    app = subprocess.Popen(
+        [sys.executable, "-c", APP, str(tmp_path)], stdout=subprocess.PIPE, text=True, cwd=REPOSITORY
+    )
+    assert app.stdout is not None
+    ranks = [psutil.Process(int(pid)) for pid in app.stdout.readline().split()]
+    assert len(ranks) == 3
+    app.kill()
+    app.communicate()
+    wait_until(
+        lambda: all(not rank.is_running() or rank.status() == psutil.STATUS_ZOMBIE for rank in ranks),
+        timeout_s=5,
+    )
+
+
+@pytest.fixture
+def over_gloo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[EngineSupervisor]:
+    """Two ranks that really use torch.distributed, with a short time-out."""
+    monkeypatch.setenv("FAKE_LINK", "gloo")
+    monkeypatch.setenv("FAKE_TIMEOUT_S", "3")
+    supervisor = EngineSupervisor(MODULE, tmp_path, dataclasses.replace(DEADLINES, start_s=60, load_s=60))
+    yield supervisor
+    supervisor.close()
+    assert rank_processes() == []
+
+
+def test_idle_ranks_wait_for_nobody_and_a_taken_port_does_not_matter(
+    over_gloo: EngineSupervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("", 0)) as taken:
+        ports = iter([taken.getsockname()[1]])
+        monkeypatch.setattr(engine_run, "free_port", lambda: next(ports, None) or free_port())
+        assert isinstance(make(over_gloo, plan=TWO_RANKS)[-1], Finished)
+        assert next(ports, None) is None, "the taken port was tried"
+    pids, cpu_s = over_gloo.pids, sum(psutil.Process(pid).cpu_times().user for pid in over_gloo.pids)
+    idle_until = time.monotonic() + 5  # longer than the time-out of a receive
+    while time.monotonic() < idle_until:
+        assert over_gloo.poll(0.2) == []
+    used_s = sum(psutil.Process(pid).cpu_times().user for pid in over_gloo.pids) - cpu_s
+    assert used_s < 1, "ranks that wait do not spin"
+    assert isinstance(make(over_gloo, plan=TWO_RANKS)[-1], Finished)
+    assert over_gloo.pids == pids
+    diagnosis = failure(make(over_gloo, "kill@0:5", plan=TWO_RANKS)).diagnosis
+    assert (diagnosis.code, diagnosis.facts["rank"]) == ("engine_killed", 0)

@@ -57,11 +57,11 @@ SIGKILL, SIGTERM, SIGABRT, SIGSEGV = -9, -15, -6, -11
         ([said(0, GLOO), gone(1, SIGKILL), said(2, GLOO)], 1, "engine_killed"),
         ([gone(0, SIGABRT), gone(1, SIGSEGV)], 1, "engine_crashed"),
         ([gone(0, SIGTERM), said(1, ODD), gone(2, SIGABRT)], 1, "engine_error"),
-        ([gone(0, SIGTERM), gone(1, 1)], 1, "engine_exited"),
+        ([said(0, GLOO), gone(1, SIGTERM)], 1, "engine_killed"),
         ([said(0, ODD), gone(1, SIGKILL)], 1, "engine_killed"),
         ([said(0, WATCHDOG), said(1, REMOTE)], 0, "peer_waited_for"),
         ([said(0, GLOO), RankState(rank=1)], 0, "peer_lost"),
-        ([gone(0, SIGTERM), gone(1, SIGTERM)], 0, "engine_crashed"),
+        ([gone(0, SIGTERM), gone(1, SIGTERM)], 0, "engine_killed"),
     ],
 )
 def test_cause_is_told_from_consequences(states: list[RankState], rank: int, code: str) -> None:
