@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+import re
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,9 @@ INDEX_NAME = "diffusion_pytorch_model.safetensors.index.json"
 SINGLE_NAME = "diffusion_pytorch_model.safetensors"
 NAMES_SHOWN = 5
 
+CPU = torch.device("cpu")
+_BLOCK_NAME = re.compile(r"blocks\.(\d+)\.")
+
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedTransformer:
@@ -43,9 +47,11 @@ def load_transformer(
     dtype: torch.dtype = torch.bfloat16,
     lora: LoraMerge | None = None,
     fp8: Fp8Scheme | None = None,
+    host_blocks: Collection[int] = (),
 ) -> LoadedTransformer:
-    """Load the published folder.
+    """Load the published folder to a device, and those of its transformer blocks that are named to host memory.
 
+    Tensors of the latter pass through the device one by one, too: merging and quantising is quicker there.
     Raises EngineFailed when tensors are missing or unknown, or when the adapter does not fit.
     """
     with init_empty_weights():
@@ -59,7 +65,8 @@ def load_transformer(
             unknown.append(name)
             continue
         del expected[name]
-        _place(model, name, (lora.apply(name, tensor) if lora else tensor).to(dtype))
+        merged = (lora.apply(name, tensor) if lora else tensor).to(dtype)
+        _place(model, name, merged, CPU if _block_of(name) in host_blocks else device)
     if expected or unknown:
         raise _wrong_tensors(folder, missing=list(expected), unknown=unknown)
     receipt = lora.finish() if lora else None
@@ -88,16 +95,22 @@ def _tensor_names(model: nn.Module) -> list[str]:
     return [name for name in model.state_dict() if not name.endswith(".weight_scale")]
 
 
-def _place(model: nn.Module, name: str, tensor: Tensor) -> None:
+def _place(model: nn.Module, name: str, tensor: Tensor, device: torch.device) -> None:
     module_name, _, tensor_name = name.rpartition(".")
     module = model.get_submodule(module_name)
-    if isinstance(module, Fp8Linear):
-        if tensor_name == "weight":
-            module.set_weight(tensor)
-        else:
-            module.bias = tensor
+    if not isinstance(module, Fp8Linear):
+        setattr(module, tensor_name, nn.Parameter(tensor.to(device), requires_grad=False))
+    elif tensor_name == "weight":
+        module.set_weight(tensor)
+        module.weight, module.weight_scale = module.weight.to(device), module.weight_scale.to(device)
     else:
-        setattr(module, tensor_name, nn.Parameter(tensor, requires_grad=False))
+        module.bias = tensor.to(device)
+
+
+def _block_of(name: str) -> int | None:
+    """Return the index of the transformer block that a tensor belongs to."""
+    match = _BLOCK_NAME.match(name)
+    return int(match[1]) if match else None
 
 
 def _wrong_tensors(folder: Path, *, missing: list[str], unknown: list[str]) -> EngineFailed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from liveavatar.core.errors import EngineFailed
+from liveavatar.loading import transformer as loading
 from liveavatar.loading.lora import LoraMerge
 from liveavatar.loading.quantize import Fp8Linear, Fp8Scheme, quantize, quantize_linears
 from liveavatar.loading.transformer import load_transformer, shard_files
@@ -122,6 +124,23 @@ def test_8_bit_loading_equals_8_bit_conversion_after_the_merge(folder: Path) -> 
     quantize_linears(converted, "per_row")
     for name, tensor in converted.state_dict().items():
         assert torch.equal(tensor.float(), loaded.state_dict()[name].float()), name
+
+
+def test_named_blocks_are_placed_in_host_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device stands for a card: what is put there has no content. The blocks that stay on the host have theirs."""
+    card = torch.device("meta")
+    monkeypatch.setattr(loading, "_checkpoint_tensors", lambda folder, _device: _read(folder))
+    model = load_transformer(folder, device=card, host_blocks=[1], fp8="per_row").model
+    whole = load_transformer(folder, device=CPU, fp8="per_row").model.state_dict()
+    for name, tensor in model.state_dict().items():
+        assert tensor.device == (CPU if name.startswith("blocks.1.") else card), name
+        if tensor.device == CPU:
+            assert torch.equal(tensor.float(), whole[name].float()), name
+
+
+def _read(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    for path in shard_files(folder):
+        yield from load_file(path).items()
 
 
 @pytest.mark.parametrize("scheme", ["per_row", "per_tensor"])

@@ -109,7 +109,7 @@ class KVCache:
             reference_position(first_frame, jitter),
         ]
         rotary = self._frame_rotary.at(frames)
-        first_row = grid.sink_tokens + block_index % self.capacity_blocks * grid.block_tokens
+        rows = self.block_rows(block_index)
         filled_blocks = min(block_index + 1, self.capacity_blocks)
         attended = torch.empty(1, device=self._device).expand(grid.window_tokens(filled_blocks))
         # One compiled graph serves the growing and the full window: only the attention call sees the length.
@@ -117,10 +117,15 @@ class KVCache:
         return BlockPosition(
             rotary_N=Rotary(*(factor[: grid.block_tokens] for factor in rotary)),
             rotary_reference_S=Rotary(*(factor[grid.block_tokens :] for factor in rotary)),
-            slot_rows_N=torch.arange(first_row, first_row + grid.block_tokens, device=self._device),
+            slot_rows_N=torch.arange(rows.start, rows.stop, device=self._device),
             reference_rows_S=torch.arange(grid.frame_tokens, device=self._device),
             attended_rows_T=attended,
         )
+
+    def block_rows(self, block_index: int) -> slice:
+        """Return the rows of a block's slot."""
+        first = self.grid.window_tokens(block_index % self.capacity_blocks)
+        return slice(first, first + self.grid.block_tokens)
 
     def fetch(self, layer: int) -> LayerCache:
         """Return the buffer of a layer, ready on the device that computes. `release` it before the next."""

@@ -124,6 +124,11 @@ class S2VTransformer(ModelMixin, ConfigMixin):
         """Channels of an attention head."""
         return self.config["dim"] // self.config["num_heads"]
 
+    @property
+    def num_local_heads(self) -> int:
+        """Attention heads that this device computes, the same in every layer."""
+        return next(module.num_local_heads for module in self.modules() if isinstance(module, SelfAttention))
+
     # ------------------------------------------------------------------------------ once per video
 
     @torch.no_grad()
@@ -159,7 +164,7 @@ class S2VTransformer(ModelMixin, ConfigMixin):
         return allocate_step_caches(
             num_steps=num_steps,
             num_layers=self.config["num_layers"],
-            num_heads=self._num_local_heads,
+            num_heads=self.num_local_heads,
             head_dim=self.head_dim,
             grid=grid,
             device=self.patch_embedding.weight.device,
@@ -183,7 +188,7 @@ class S2VTransformer(ModelMixin, ConfigMixin):
         modulation_16D = self.encode_time(0.0, num_frames=1).modulation_F6D
         sink = allocate_sink(
             caches[0].grid,
-            num_heads=self._num_local_heads,
+            num_heads=self.num_local_heads,
             head_dim=self.head_dim,
             like=motion_LD,
         )
@@ -253,11 +258,6 @@ class S2VTransformer(ModelMixin, ConfigMixin):
             if isinstance(module, Attention):
                 module.kernel = ATTENTION_KERNELS[name]
         return name
-
-    @property
-    def _num_local_heads(self) -> int:
-        """Heads this device computes, the same in every layer."""
-        return next(module.num_local_heads for module in self.modules() if isinstance(module, SelfAttention))
 
     def _blocks(self) -> list[S2VBlock]:
         return list(self.blocks)  # type: ignore[arg-type]  # nn.ModuleList forgets what it holds
