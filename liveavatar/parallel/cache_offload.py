@@ -100,7 +100,7 @@ class HostCaches:
             for reference_k in reference_keys
         ]
         buffer = DoubleBuffer(
-            [layer.tensors for layer in host_layers], [place.tensors for place in places], self._arena
+            [layer.tensors for layer in host_layers], [place.tensors for place in places], [self._arena]
         )
         card_layers = [
             dataclasses.replace(places[item % 2], reference_k_SHK=layer.reference_k_SHK)
