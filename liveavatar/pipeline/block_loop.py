@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from liveavatar.conditioning.reference import SinkLatents
@@ -106,6 +107,7 @@ def stream_blocks(
     num_skipped_pictures: int = 0,
     latents_per_decode: int = FRAMES_PER_BLOCK,
     masks: Tensor | None = None,
+    decode_stream: torch.cuda.Stream | None = None,
 ) -> Iterator[Tensor]:
     """Yield the 12 pictures [1, 3, 12, H, W] of each block of speech: the loop where one device does everything."""
     messages = noise_blocks(speech_blocks, clip_noise, blocks_per_clip=blocks_per_clip)
@@ -118,6 +120,7 @@ def stream_blocks(
         (message.latents for message in denoised),
         num_skipped_pictures=num_skipped_pictures,
         latents_per_decode=latents_per_decode,
+        stream=decode_stream,
     )
 
 

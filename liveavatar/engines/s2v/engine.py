@@ -21,9 +21,10 @@ from liveavatar.core.plan import FPS, ExecutionPlan
 from liveavatar.core.request import AUDIO_RATE, ValidatedRequest
 from liveavatar.engines.s2v.compiling import compile_parts
 from liveavatar.engines.s2v.parts import Parts, load_parts
-from liveavatar.engines.s2v.video import Pictures, speech_blocks, stream_pictures
+from liveavatar.engines.s2v.video import speech_blocks, stream_pictures
 from liveavatar.media.encoder import StreamEncoder
 from liveavatar.pipeline.decode import PICTURES_PER_BLOCK
+from liveavatar.pipeline.delivery import Pictures
 from liveavatar.pipeline.schedule import MAX_STEPS
 
 log = logging.getLogger(__name__)

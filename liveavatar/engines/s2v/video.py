@@ -7,9 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from liveavatar.conditioning.audio import AudioEncoder
@@ -20,13 +18,13 @@ from liveavatar.models.s2v import S2VTransformer, TokenGrid
 from liveavatar.models.vae import StreamingVae
 from liveavatar.pipeline.block_loop import stream_blocks
 from liveavatar.pipeline.decode import PICTURES_PER_BLOCK
+from liveavatar.pipeline.delivery import Pictures, pictures_on_host
 from liveavatar.pipeline.denoise import BlockDenoiser
 from liveavatar.pipeline.randomness import SeededRandomness
 from liveavatar.pipeline.schedule import MAX_STEPS
 
 _PIXELS_PER_LATENT = 8
-
-Pictures = NDArray[np.uint8]
+DECODE_BESIDE = False  # decode a block while the next one is denoised
 
 
 def speech_blocks(encoder: AudioEncoder, sound: Iterable[Floats], *, num_blocks: int) -> Iterator[Tensor]:
@@ -69,6 +67,7 @@ def stream_pictures(
     device, dtype = transformer.device, transformer.compute_dtype
     randomness = SeededRandomness(seed)
     like = torch.empty(0, device=device, dtype=dtype)
+    decode_stream = torch.cuda.Stream(device) if DECODE_BESIDE and device.type == "cuda" else None
     blocks = stream_blocks(
         BlockDenoiser(
             transformer, grid=grid, text=text, sink_distance=randomness.sink_distance, num_steps=num_steps
@@ -80,13 +79,6 @@ def stream_pictures(
             clip, height=grid.latent_height, width=grid.latent_width, like=like
         ),
         latents_per_decode=latents_per_decode,
+        decode_stream=decode_stream,
     )
-    for pictures in blocks:
-        yield _to_bytes(pictures)
-
-
-def _to_bytes(pictures: Tensor) -> Pictures:
-    """Return [frames, H, W, 3] of 0..255 on the host from [1, 3, frames, H, W] of -1..1."""
-    levels = ((pictures[0].float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-    array: Pictures = levels.permute(1, 2, 3, 0).contiguous().cpu().numpy()
-    return array
+    yield from pictures_on_host(blocks, decode_stream)
