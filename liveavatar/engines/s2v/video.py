@@ -67,7 +67,9 @@ def stream_pictures(
     device, dtype = transformer.device, transformer.compute_dtype
     randomness = SeededRandomness(seed)
     like = torch.empty(0, device=device, dtype=dtype)
-    decode_stream = torch.cuda.Stream(device) if DECODE_BESIDE and device.type == "cuda" else None
+    decode_stream: torch.cuda.Stream | None = None
+    if DECODE_BESIDE and device.type == "cuda":
+        decode_stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     blocks = stream_blocks(
         BlockDenoiser(
             transformer, grid=grid, text=text, sink_distance=randomness.sink_distance, num_steps=num_steps
