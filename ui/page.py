@@ -307,7 +307,7 @@ def _head(samples: Samples) -> str:
     as_json = json.dumps(listed).replace("<", "\\u003c")
     styles = "".join(
         f'<link rel="stylesheet" href="studio/css/{name}.css">'
-        for name in ("base", "inputs", "stage", "clicks", "panels")
+        for name in ("base", "inputs", "stage", "clicks", "panels", "machine")
     )
     return (
         '<meta name="viewport" content="width=device-width, initial-scale=1">'

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from liveavatar.core.errors import Diagnosis
 from liveavatar.core.job import Job, JobState
 from liveavatar.core.plan import FPS
+from liveavatar.monitoring.hardware import HardwareSnapshot
 from liveavatar.monitoring.readings import LinkLoad
 from liveavatar.monitoring.remarks import Remark
 from liveavatar.service.gauge import CardGauge, fit_warnings
@@ -60,8 +62,12 @@ def job_json(job: Job, *, queue_position: int) -> Json:
 
 
 def hardware_json(studio: Studio) -> Json:
-    """Return the machine: bytes, percent of time, Celsius, watts. None stands for what the driver does not say."""
-    hardware, gauges = studio.hardware(), studio.card_gauges()
+    """Return this machine: bytes, percent of time, Celsius, watts. None stands for what the driver does not say."""
+    return machine_json(studio.hardware(), studio.card_gauges())
+
+
+def machine_json(hardware: HardwareSnapshot, gauges: Sequence[CardGauge]) -> Json:
+    """Return a machine as the page draws it."""
     warnings = [*fit_warnings(gauges), *hardware.warnings]
     return {
         "gpus": [_gpu_json(gauge) for gauge in gauges],

@@ -29,16 +29,18 @@ export function h(tag, attributes = {}, ...children) {
   return element;
 }
 
+/** Build an element of a drawing. */
+export function svg(tag, attributes) {
+  const element = document.createElementNS(SVG, tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  return element;
+}
+
 /** Build a line icon that takes the colour of the text around it. */
 export function icon(name) {
-  const svg = document.createElementNS(SVG, "svg");
-  svg.setAttribute("viewBox", "0 0 24 24");
-  svg.setAttribute("aria-hidden", "true");
-  svg.classList.add("la-icon");
-  const path = document.createElementNS(SVG, "path");
-  path.setAttribute("d", ICON_PATHS[name]);
-  svg.append(path);
-  return svg;
+  const drawing = svg("svg", { viewBox: "0 0 24 24", "aria-hidden": "true", class: "la-icon" });
+  drawing.append(svg("path", { d: ICON_PATHS[name] }));
+  return drawing;
 }
 
 /** Change an element's text only when it differs, so that screen readers are not told the same again. */
@@ -76,5 +78,13 @@ export function sizeText(size) {
 /** Bytes as gigabytes with at most one digit after the point. */
 export function gigabytes(bytes) {
   const value = bytes / 2 ** 30;
-  return value < 10 ? value.toFixed(1) : value.toFixed(0);
+  return value < 9.95 ? value.toFixed(1) : value.toFixed(0);
+}
+
+/** Short facts on one line that breaks only between them; what is not known is left out. */
+export function facts(texts) {
+  return texts
+    .filter(Boolean)
+    .map((text) => text.replaceAll(" ", "\u00a0"))
+    .join(" · ");
 }

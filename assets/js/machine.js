@@ -1,95 +1,101 @@
-// The machine: memory of each graphics card, or plain words that there is none, and the machine's own memory.
+// The machine: a gauge per graphics card, or plain words that there is none, and the machine's own memory.
 
-import { gigabytes, h, setText } from "./dom.js";
+import { facts, gigabytes, h, setText } from "./dom.js";
+import { CardGauge } from "./gauge.js";
+import { sentences } from "./remarks.js";
 import { words } from "./strings.js";
 
 const ALMOST_FULL = 0.97;
-const CROWDED_FREE = 0.25; // a card with less free than this while another has twice as much is the bottleneck
 
 export class Machine {
   constructor(host) {
     this.badge = h("span", { class: "la-tag", hidden: true });
     this.text = h("p", { class: "la-muted" });
-    this.bars = h("div", { class: "bars" });
-    this.warning = h("p", { class: "la-note warn", role: "status" });
+    this.warnings = h("div", { class: "warnings", role: "status" });
+    this.cards = h("div", { class: "cards" });
+    this.host = hostMeter();
+    this.unknowns = h("div", { class: "unknowns" });
     host.classList.add("la-panel");
     host.setAttribute("role", "region");
     host.setAttribute("aria-label", words.machine);
-    host.append(h("header", {}, h("h2", {}, words.machine), this.badge), this.text, this.warning, this.bars);
-    this.meters = new Map();
+    host.append(
+      h("header", {}, h("h2", {}, words.machine), this.badge),
+      this.text,
+      this.warnings,
+      this.cards,
+      this.host.row,
+      this.unknowns,
+    );
+    this.gauges = new Map();
   }
 
   update({ hardware, engine }) {
-    const { gpus } = hardware;
-    this.badge.hidden = gpus.length > 0;
+    const { gpus, warnings, unknowns } = hardware;
+    const driverIsSilent = warnings.some(({ code }) => code === "driver_silent");
+    const hasNone = !gpus.length && !unknowns.length && !driverIsSilent;
+    this.badge.hidden = !hasNone;
     setText(this.badge, words.noGpu);
-    setText(this.text, gpus.length ? "" : words.noGpuText);
-    const shown = new Set();
-    for (const gpu of gpus) {
-      shown.add(`gpu${gpu.index}`);
-      const detail = [gpu.name, ...words.usage(gpu.utilisation, gpu.temperature)].filter(Boolean).join(" · ");
-      this.meter(`gpu${gpu.index}`, words.gpu(gpu.index + 1), gpu.used_bytes, gpu.total_bytes, gpu.free_bytes, detail);
-    }
-    shown.add("host");
-    const used = hardware.host_total_bytes - hardware.host_available_bytes;
-    const detail = [
-      `${words.processor}: ${words.cores(hardware.num_cores)}`,
-      engine.rss_bytes ? words.engineUses(gigabytes(engine.rss_bytes)) : null,
-    ];
-    this.meter(
-      "host",
-      words.memory,
-      used,
-      hardware.host_total_bytes,
-      hardware.host_available_bytes,
-      detail.filter(Boolean).join(" · "),
-    );
-    for (const [key, meter] of this.meters) {
-      if (!shown.has(key)) {
-        meter.row.remove();
-        this.meters.delete(key);
-      }
-    }
-    setText(this.warning, bottleneck(gpus));
+    setText(this.text, hasNone ? words.noGpuText : "");
+    this.drawCards(gpus, engine.state === "busy");
+    this.drawHost(hardware, engine);
+    drawLines(this.warnings, sentences(warnings), "la-note warn");
+    drawLines(this.unknowns, sentences(unknowns), "la-muted");
   }
 
-  meter(key, label, used, total, free, detail) {
-    let meter = this.meters.get(key);
-    if (!meter) {
-      meter = buildMeter(label);
-      this.meters.set(key, meter);
-      this.bars.append(meter.row);
+  drawCards(gpus, isWorking) {
+    for (const [index, gauge] of this.gauges) {
+      if (gpus.some((gpu) => gpu.index === index)) continue;
+      gauge.row.remove(); // unplugged, or the driver is gone
+      this.gauges.delete(index);
     }
-    const share = total ? used / total : 0;
-    const text = words.gpuFree(gigabytes(free), gigabytes(total));
-    meter.fill.style.width = `${100 * Math.min(1, share)}%`;
-    meter.row.dataset.level = share > ALMOST_FULL ? "full" : "ok";
-    meter.track.setAttribute("aria-valuenow", Math.round(100 * share));
-    meter.track.setAttribute("aria-valuetext", text);
-    setText(meter.value, share > ALMOST_FULL ? `${text}, ${words.almostFull}` : text);
-    setText(meter.detail, detail);
+    gpus.forEach((gpu, position) => {
+      let gauge = this.gauges.get(gpu.index);
+      if (!gauge) {
+        gauge = new CardGauge(gpu);
+        this.gauges.set(gpu.index, gauge);
+        this.cards.insertBefore(gauge.row, this.cards.children[position] ?? null);
+      }
+      gauge.update(gpu, isWorking);
+    });
+  }
+
+  drawHost(hardware, engine) {
+    const share = 1 - hardware.host_available_bytes / hardware.host_total_bytes;
+    const isFull = share > ALMOST_FULL;
+    const free = words.gpuFree(gigabytes(hardware.host_available_bytes), gigabytes(hardware.host_total_bytes));
+    const { row, fill, bar, value, detail } = this.host;
+    fill.style.width = `${100 * share}%`;
+    row.dataset.level = isFull ? "full" : "ok";
+    bar.setAttribute("aria-valuenow", Math.round(100 * share));
+    bar.setAttribute("aria-valuetext", free);
+    setText(value, isFull ? `${free}, ${words.almostFull}` : free);
+    const details = [
+      `${words.processor}: ${words.cores(hardware.num_cores)}`,
+      hardware.cpu_percent == null ? null : words.busy(Math.round(hardware.cpu_percent)),
+      engine.rss_bytes ? words.engineUses(gigabytes(engine.rss_bytes)) : null,
+    ];
+    setText(detail, facts(details));
   }
 }
 
-function buildMeter(label) {
-  const fill = h("i", {});
-  const track = h(
+function hostMeter() {
+  const fill = h("i", { "data-kind": "host" });
+  const bar = h(
     "div",
-    { class: "track", role: "meter", "aria-label": label, "aria-valuemin": "0", "aria-valuemax": "100" },
-    fill,
+    { class: "bar", role: "meter", "aria-label": words.memory, "aria-valuemin": "0", "aria-valuemax": "100" },
+    h("div", { class: "track" }, fill),
   );
   const value = h("span", { class: "value" });
   const detail = h("span", { class: "detail" });
-  const row = h("div", { class: "meter" }, h("span", { class: "label" }, label), value, track, detail);
-  return { row, fill, track, value, detail };
+  const label = h("span", { class: "label" }, h("b", {}, words.memory));
+  return { row: h("div", { class: "meter" }, label, value, bar, detail), fill, bar, value, detail };
 }
 
-function bottleneck(gpus) {
-  if (gpus.length < 2) return "";
-  const byFree = [...gpus].sort((a, b) => a.free_bytes - b.free_bytes);
-  const tightest = byFree[0];
-  const next = byFree[1];
-  const isCrowded = tightest.free_bytes < CROWDED_FREE * tightest.total_bytes;
-  if (!isCrowded || next.free_bytes < 2 * tightest.free_bytes) return "";
-  return words.bottleneck(tightest.index + 1, gigabytes(tightest.free_bytes));
+/** Keep one paragraph per line; those that stay are not touched, so that screen readers are not told them again. */
+function drawLines(host, lines, kind) {
+  while (host.children.length > lines.length) host.lastChild.remove();
+  lines.forEach((line, index) => {
+    const paragraph = host.children[index] ?? host.appendChild(h("p", { class: kind }));
+    setText(paragraph, line);
+  });
 }

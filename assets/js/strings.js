@@ -81,8 +81,27 @@ const english = {
   processor: "Processor",
   cores: (n) => (n === 1 ? "1 core" : `${n} cores`),
   engineUses: (gb) => `engine uses ${gb} GB`,
-  usage: (percent, celsius) => [percent != null && `${percent} % busy`, celsius != null && `${celsius} °C`],
-  bottleneck: (n, gb) => `GPU ${n} has only ${gb} GB free. Other programs there may leave no room for large pictures.`,
+  busy: (percent) => `${percent} % busy`,
+  usage: (percent, celsius, watts, link) => [
+    percent != null && `${percent} % busy`,
+    celsius != null && `${celsius} °C`,
+    watts != null && `${watts} W`,
+    link != null && `link ${link} %`,
+  ],
+  inUse: "In use",
+  part: (name, gb) => `${name} ${gb} GB`,
+  parts: {
+    system: "Other",
+    ours: "This app",
+    model: "Model",
+    frames: "Recent frames",
+    decoder: "Decoder",
+    encoders: "Voice and text",
+    working: "Working memory",
+  },
+  peak: (gb) => `Peak ${gb} GB`,
+  nextVideoNeeds: (gb) => `Next video needs ${gb} GB`,
+  videoNeeds: (gb) => `This video needs ${gb} GB`,
 
   videos: "My videos",
   noVideos: "Your videos appear here and stay until you delete them.",
@@ -175,8 +194,27 @@ const chinese = {
   processor: "处理器",
   cores: (n) => `${n} 核`,
   engineUses: (gb) => `引擎占用 ${gb} GB`,
-  usage: (percent, celsius) => [percent != null && `占用 ${percent} %`, celsius != null && `${celsius} °C`],
-  bottleneck: (n, gb) => `GPU ${n} 只剩 ${gb} GB。那里的其他程序可能使大尺寸画面无法生成。`,
+  busy: (percent) => `占用 ${percent} %`,
+  usage: (percent, celsius, watts, link) => [
+    percent != null && `占用 ${percent} %`,
+    celsius != null && `${celsius} °C`,
+    watts != null && `${watts} W`,
+    link != null && `链路 ${link} %`,
+  ],
+  inUse: "已使用",
+  part: (name, gb) => `${name} ${gb} GB`,
+  parts: {
+    system: "其他",
+    ours: "本应用",
+    model: "模型",
+    frames: "近期画面",
+    decoder: "解码器",
+    encoders: "语音与文本",
+    working: "工作内存",
+  },
+  peak: (gb) => `峰值 ${gb} GB`,
+  nextVideoNeeds: (gb) => `下一个视频需要 ${gb} GB`,
+  videoNeeds: (gb) => `当前视频需要 ${gb} GB`,
 
   videos: "我的视频",
   noVideos: "您的视频会显示在这里，直到您删除它们。",
@@ -201,7 +239,7 @@ const chinese = {
   },
 };
 
-const isChinese = (navigator.language || "en").toLowerCase().startsWith("zh");
+export const isChinese = (navigator.language || "en").toLowerCase().startsWith("zh");
 
 export const words = isChinese ? chinese : english;
 export const locale = isChinese ? "zh-CN" : undefined;

@@ -90,18 +90,19 @@ def _cards_of_ranks(
 def _own(gpu: GpuSample, reports: Sequence[Telemetry]) -> tuple[int | None, tuple[MemoryItem, ...]]:
     """Return what is ours on a card, and of what it consists as far as the engine said so.
 
-    Where the driver hides programs, the engine's own word is taken; its CUDA context then counts as others'.
+    Where the driver hides programs, or calls them by numbers of its own, the engine's word is taken; its CUDA context
+    then counts as others'.
     """
     reserved = sum(report.reserved_bytes for report in reports)
-    own_bytes = gpu.own_bytes if gpu.own_bytes is not None else (reserved or None)
-    if not reports or own_bytes is None:
-        return own_bytes, ()
+    if not reserved:
+        return gpu.own_bytes, ()
+    own_bytes = max(reserved, gpu.own_bytes or 0)
     items: dict[str, int] = {}
     for report in reports:
         for item in report.items:
             items[item.name] = items.get(item.name, 0) + item.num_bytes
     items["working memory"] = max(0, reserved - sum(items.values()))
-    items["CUDA context"] = max(0, own_bytes - reserved)
+    items["CUDA context"] = own_bytes - reserved
     return own_bytes, tuple(
         MemoryItem(name=name, num_bytes=num_bytes, basis="measured")
         for name, num_bytes in items.items()

@@ -55,7 +55,7 @@ def real(tmp_path_factory: pytest.TempPathFactory, browser: Browser) -> Iterator
 
 @pytest.fixture(scope="session")
 def paced(tmp_path_factory: pytest.TempPathFactory, browser: Browser) -> Iterator[App]:
-    with paced_app(tmp_path_factory.mktemp("paced"), "gpus") as app:
+    with paced_app(tmp_path_factory.mktemp("paced"), "five_gpus") as app:
         yield app
 
 

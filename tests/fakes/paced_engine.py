@@ -18,13 +18,15 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from liveavatar.core.errors import Diagnosis, EngineFailed
-from liveavatar.core.events import Cancelled, Chunk, EngineEvent, Finished, Notice, Progress
+from liveavatar.core.events import Cancelled, Chunk, EngineEvent, Finished, Notice, Progress, Telemetry
+from liveavatar.core.memory import MemoryItem
 from liveavatar.core.plan import FPS, ExecutionPlan
 from liveavatar.core.request import ValidatedRequest
 from liveavatar.media.encoder import StreamEncoder
 from liveavatar.worker.serve import Worker
 
 _BLOCK = 6
+_USED_SHARE = 0.8
 _SAMPLES_PER_FRAME = 48_000 // FPS
 
 
@@ -76,8 +78,28 @@ class PacedEngine:
             yield Progress(job_id=job_id, stage="generating", frames_done=done, num_frames=num_frames)
             if data:
                 yield Chunk(job_id=job_id, data=data, frames_done=done)
+            yield from _telemetry(plan, block_s=_BLOCK / pace)
         yield Chunk(job_id=job_id, data=encoder.finish(), frames_done=done)
         yield Finished(job_id=job_id, num_frames=num_frames)
+
+
+def _telemetry(plan: ExecutionPlan, *, block_s: float) -> Iterator[Telemetry]:
+    """Say, for each rank of the forecast, that it lies on the card of its number and uses part of what it may."""
+    for budget in plan.budgets:
+        items = tuple(
+            MemoryItem(name=item.name, num_bytes=int(_USED_SHARE * item.num_bytes), basis="measured")
+            for item in budget.items
+        )
+        total = sum(item.num_bytes for item in items)
+        yield Telemetry(
+            rank=budget.rank,
+            gpu=f"GPU-{budget.rank}",
+            allocated_bytes=total,
+            reserved_bytes=total,
+            peak_bytes=total,
+            items=items,
+            block_s=block_s,
+        )
 
 
 def _fit(path: str, plan: ExecutionPlan) -> NDArray[np.uint8]:

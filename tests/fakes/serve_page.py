@@ -1,6 +1,7 @@
 """Serve the real page on the real app with the paced engine: `python -m tests.fakes.serve_page PORT DATA_DIR [flags]`.
 
-Flags: `gpus` shows five invented graphics cards, `visitors` keeps visitors apart, `login` asks for ann / secret.
+Flags: `one_gpu`, `five_gpus` or `eight_gpus` replays that recording of graphics cards and forecasts what the s2v engine
+would need on them; `visitors` keeps visitors apart, `login` asks for ann / secret.
 """
 
 from __future__ import annotations
@@ -9,36 +10,41 @@ import dataclasses
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 from liveavatar.config import AppConfig
-from liveavatar.monitoring.hardware import GpuSample, HardwareSnapshot
+from liveavatar.core.memory import MemoryBudget
+from liveavatar.core.plan import ExecutionPlan
+from liveavatar.monitoring.hardware import HardwareMonitor
+from liveavatar.monitoring.trace import read_trace
+from liveavatar.planning.choice import choose, execution_plan
+from liveavatar.planning.machine_text import parse_machine
 from liveavatar.service.facade import Studio
+from tests.fakes.replayed_nvml import ReplayedNvml
 from ui.page import build_page, launch_options
 
-_GIB = 1024**3
+_TRACES = Path(__file__).parents[1] / "data" / "monitoring"
+_MACHINES = {"one_gpu": "1xH200", "five_gpus": "5xH800", "eight_gpus": "8xL40S"}
 
 
-class StudioWithCards(Studio):
-    """A machine with five graphics cards, one of them crowded."""
+class StudioOnRecordedCards(Studio):
+    """A studio on replayed graphics cards. The paced engine makes the videos; the forecast is the s2v engine's."""
 
-    def hardware(self) -> HardwareSnapshot:
-        """Return the true machine plus the cards."""
-        used = [31, 30, 32, 77, 24]
-        cards = [
-            GpuSample(
-                index=index,
-                name="NVIDIA H800",
-                total_bytes=80 * _GIB,
-                used_bytes=gib * _GIB,
-                free_bytes=(80 - gib) * _GIB,
-                utilisation=70 + index,
-                temperature=52 + index,
-            )
-            for index, gib in enumerate(used)
-        ]
-        return dataclasses.replace(super().hardware(), gpus=tuple(cards), problem="")
+    def __init__(self, config: AppConfig, trace: str) -> None:
+        nvml = ReplayedNvml(read_trace(_TRACES / f"{trace}.jsonl"))
+        nvml.clock = time.monotonic
+        self._budgets: tuple[MemoryBudget, ...] = execution_plan(
+            choose(parse_machine(_MACHINES[trace]), size="720*400")
+        ).budgets
+        super().__init__(config, monitor=HardwareMonitor(reader=nvml.reader()))
+
+    def _plan_for(self, *arguments: Any) -> ExecutionPlan:
+        return dataclasses.replace(super()._plan_for(*arguments), budgets=self._budgets)
+
+    def _warm_plan(self) -> ExecutionPlan:
+        return dataclasses.replace(super()._warm_plan(), budgets=self._budgets)
 
 
 def main() -> None:
@@ -47,7 +53,8 @@ def main() -> None:
     config = AppConfig(
         data_dir=data_dir, worker_module="tests.fakes.paced_engine", per_visitor="visitors" in flags
     )
-    studio = (StudioWithCards if "gpus" in flags else Studio)(config)
+    trace = next((name for name in _MACHINES if name in flags), None)
+    studio = StudioOnRecordedCards(config, trace) if trace else Studio(config)
     signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
     page = build_page(studio)
     options: dict[str, Any] = launch_options(studio)

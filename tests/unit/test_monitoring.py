@@ -16,41 +16,11 @@ from liveavatar.monitoring.nvml_reader import NvmlReader
 from liveavatar.monitoring.prometheus import metrics_text
 from liveavatar.monitoring.readings import GpuProcess, HostReading, Reading, Unreadable
 from liveavatar.monitoring.trace import read_trace, record, write_trace
+from tests.fakes.recorded_machine import TRACES, Machine, trace
 from tests.fakes.replayed_nvml import FIELDS, ReplayedNvml
 
-TRACES = Path(__file__).parents[1] / "data" / "monitoring"
 GIB = 1024**3
 HOST = HostReading(total_bytes=64 * GIB, available_bytes=40 * GIB)
-
-
-class Machine:
-    """A monitor on a replayed driver, with a clock of its own."""
-
-    def __init__(
-        self, readings: list[Reading], *, unavailable: tuple[str, ...] = (), is_wsl: bool = False
-    ) -> None:
-        self.nvml = ReplayedNvml(readings, unavailable=unavailable)
-        self.now = 0.0
-        self.monitor = HardwareMonitor(reader=self.nvml.reader(), clock=lambda: self.now, is_wsl=is_wsl)
-
-    def play(self, *, until_s: float = float("inf")) -> HardwareSnapshot:
-        """Read at the times of the recording, from the present position on; return the summary at the end."""
-        start = self.nvml.position
-        for position, reading in enumerate(self.nvml.readings[start:], start=start):
-            if reading.time_s > until_s:
-                break
-            self.nvml.position, self.now = position, reading.time_s
-            self.monitor.read()
-        return self.look()
-
-    def look(self) -> HardwareSnapshot:
-        """Return a fresh summary."""
-        self.now += 1.0
-        return self.monitor.snapshot()
-
-
-def trace(name: str) -> list[Reading]:
-    return read_trace(TRACES / f"{name}.jsonl")
 
 
 def still(reading: Reading, seconds: float = 12.0) -> list[Reading]:
