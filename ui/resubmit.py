@@ -1,4 +1,4 @@
-"""Making a job once more from the files it already owns."""
+"""What a person wants of a job there is: to have it made once more from its files, or the rest of it otherwise."""
 
 from __future__ import annotations
 
@@ -53,6 +53,18 @@ def parse_wishes(value: Any) -> Wishes:
     return Wishes(
         face_clicks=parse_clicks(value.get("clicks")), whole_picture=bool(value.get("whole_picture", False))
     )
+
+
+def parse_adjustment(value: Any) -> dict[str, Any]:
+    """Read {"steps": 3} or {"size": "384*256"} or both. Raise ValueError when it is something else."""
+    if not isinstance(value, dict) or not value or set(value) - {"steps", "size"}:
+        raise ValueError("the body must be a JSON object with steps, size or both")
+    steps, size = value.get("steps"), value.get("size")
+    if steps is not None and (not isinstance(steps, int) or isinstance(steps, bool)):
+        raise ValueError(f"steps must be a whole number, got {steps!r}")
+    if size is not None and not isinstance(size, str):
+        raise ValueError(f"size must be text like 384*256, got {size!r}")
+    return {"num_steps": steps, "size": size}
 
 
 def submit_again(studio: Studio, job: Job, wishes: Wishes) -> Job:

@@ -68,6 +68,7 @@ class StudioRoutes:
             Route("/api/state", safe(self.state)),
             Route("/api/jobs/{job_id}", unsafe(self.delete), methods=["DELETE"]),
             Route("/api/jobs/{job_id}/stop", unsafe(self.stop), methods=["POST"]),
+            Route("/api/jobs/{job_id}/adjust", unsafe(self.adjust), methods=["POST"]),
             Route("/api/jobs/{job_id}/again", unsafe(self.again), methods=["POST"]),
             Route("/api/jobs/{job_id}/media", safe(self.media)),
             Route("/api/jobs/{job_id}/video", safe(self.video)),
@@ -157,14 +158,24 @@ class StudioRoutes:
         await anyio.to_thread.run_sync(self._studio.delete, job.id)
         return JSONResponse({"deleted": job.id})
 
+    async def adjust(self, request: Request, owner: str) -> Response:
+        """Have the rest of a running video made with other steps or another size."""
+        job = self._job(request.path_params["job_id"], owner)
+        try:
+            wish = resubmit.parse_adjustment(await self._json_body(request))
+        except ValueError as error:
+            raise HTTPException(400, str(error)) from error
+        try:
+            await anyio.to_thread.run_sync(lambda: self._studio.adjust(job.id, **wish))
+        except LiveAvatarError as error:
+            return JSONResponse({"diagnosis": diagnosis_json(error.diagnosis)}, status_code=422)
+        return JSONResponse(describe(self._studio, self._studio.job(job.id)))
+
     async def again(self, request: Request, owner: str) -> Response:
         """Make a job once more from its own files, with what the operator pointed out meanwhile."""
         job = self._job(request.path_params["job_id"], owner)
-        body = await request.body()
-        if len(body) > _MAX_BODY_BYTES:
-            raise HTTPException(413)
         try:
-            wishes = resubmit.parse_wishes(json.loads(body or b"{}"))
+            wishes = resubmit.parse_wishes(await self._json_body(request))
         except ValueError as error:
             raise HTTPException(400, str(error)) from error
         try:
@@ -172,6 +183,13 @@ class StudioRoutes:
         except LiveAvatarError as error:
             return JSONResponse({"diagnosis": diagnosis_json(error.diagnosis)}, status_code=422)
         return JSONResponse(describe(self._studio, new_job))
+
+    async def _json_body(self, request: Request) -> Any:
+        """Return the parsed body, an empty one as {}. ValueError when it is not JSON."""
+        body = await request.body()
+        if len(body) > _MAX_BODY_BYTES:
+            raise HTTPException(413)
+        return json.loads(body or b"{}")
 
     def _listed(self, owner: str) -> str | None:
         return owner if self._studio.config.per_visitor else None

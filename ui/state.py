@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
@@ -51,6 +52,8 @@ def job_json(job: Job, *, queue_position: int) -> Json:
         "seconds_left": None if seconds_left is None else round(seconds_left, 1),
         "audio_seconds": round(job.audio_seconds, 2),
         "size": job.size_made or job.size_asked,
+        "size_asked": job.size_asked,
+        "changes": [dataclasses.asdict(change) for change in job.changes],
         "engine": job.engine,
         "prompt": job.prompt,
         "created_at": job.created_at,

@@ -236,7 +236,14 @@ class _JsonReporter:
             )
 
     def finished(self, job: Job, path: Path) -> None:
-        self._emit("finished", path=str(path), size=job.size_made, num_frames=job.num_frames)
+        self._emit(
+            "finished",
+            path=str(path),
+            size=job.size_made,
+            num_frames=job.num_frames,
+            size_asked=job.size_asked,
+            changes=[dataclasses.asdict(change) for change in job.changes],
+        )
 
     def cancelled(self, partial: Path | None) -> None:
         self._emit("cancelled", partial=str(partial) if partial else None)

@@ -45,7 +45,8 @@ class AudioFeatureStream:
     """Turn speech that arrives in pieces into features, one block of picture frames at a time.
 
     `num_samples` is the length of the whole speech where it is known: features are then taken at the instants of the
-    whole-file rule, which lays the first and last frames of both rates on each other.
+    whole-file rule, which lays the first and last frames of both rates on each other. Features begin with
+    `first_block`; the speech before it is only listened to, so that they are those of an uninterrupted stream.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class AudioFeatureStream:
         frames_per_block: int = 12,
         window: Window | None = None,
         num_samples: int | None = None,
+        first_block: int = 0,
     ) -> None:
         self._encoder = encoder
         self._frames_per_block = frames_per_block
@@ -66,7 +68,7 @@ class AudioFeatureStream:
         self._samples = np.zeros(0, np.float32)  # what later blocks still need
         self._first_state = 0  # encoder frame at which `_samples` begins
         self._num_heard = 0
-        self._block = 0
+        self._block = first_block
 
     def push(self, samples: Floats) -> Iterator[Tensor]:
         """Take 16 kHz samples; yield [1, layers + 1, C, frames_per_block] for each block that is ready."""

@@ -118,6 +118,12 @@ class PromptEncoder:
             self._cache.store(text, self._model_identity, embedding)
         return embedding
 
+    def move_to(self, device: torch.device) -> None:
+        """Encode on another device from now on."""
+        if device != torch.device(self._device):
+            self.release()
+            self._device = device
+
     def release(self) -> None:
         """Give the encoder's memory back; the next unknown prompt loads it again."""
         self._encoder = None

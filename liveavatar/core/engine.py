@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from liveavatar.core.events import EngineEvent, Telemetry
+from liveavatar.core.events import Adjust, EngineEvent, Telemetry
 from liveavatar.core.plan import ExecutionPlan
 from liveavatar.core.request import ValidatedRequest
 
@@ -22,10 +22,16 @@ class Engine(Protocol):
     def generate(
         self, request: ValidatedRequest, plan: ExecutionPlan, *, should_stop: Callable[[], bool]
     ) -> Iterator[EngineEvent]:
-        """Yield Progress, Chunk, Notice and Telemetry, then exactly one Finished or Cancelled.
+        """Yield Progress, Chunk, Notice, PlanChanged and Telemetry, then exactly one Finished or Cancelled.
 
         `should_stop` is asked between chunks; when it says yes the engine flushes its encoder, so that the
         partial video plays, and yields Cancelled. Raises LiveAvatarError for what an operator can mend.
+        """
+
+    def adjust(self, wish: Adjust) -> None:
+        """Have the running video made otherwise from the next boundary on, where the engine can.
+
+        Returns at once; called from another thread than `generate`. The answer is an event of the job.
         """
 
     def close(self) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from liveavatar.core.errors import Diagnosis
 from liveavatar.core.memory import MemoryItem
-from liveavatar.core.plan import ExecutionPlan
+from liveavatar.core.plan import ExecutionPlan, PlanChange
 from liveavatar.core.request import ValidatedRequest
 
 
@@ -33,6 +33,19 @@ class Stop:
     """Command: end the running job at the next chunk boundary. Ignored if that job is not running."""
 
     job_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adjust:
+    """Command: make the rest of a running video otherwise. Steps change at the next block, the size at the next clip.
+
+    None leaves a thing as it is. Answered by PlanChanged, or by a Notice that says why not. Ignored if that job is
+    not running.
+    """
+
+    job_id: str
+    num_steps: int | None = None
+    size: str | None = None  # "384*256"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +121,15 @@ class Telemetry:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PlanChanged:
+    """The rest of the video is made by another plan. The file keeps its size: other pictures are scaled to it."""
+
+    job_id: str
+    change: PlanChange
+    plan: ExecutionPlan  # what is carried out from now on
+
+
+@dataclass(frozen=True, kw_only=True)
 class Finished:
     """Terminal: the video is whole."""
 
@@ -130,7 +152,7 @@ class Cancelled:
     job_id: str
 
 
-Command = Load | Generate | Stop | Shutdown
-EngineEvent = Progress | Chunk | Notice | Telemetry | Finished | Failed | Cancelled
+Command = Load | Generate | Stop | Adjust | Shutdown
+EngineEvent = Progress | Chunk | Notice | PlanChanged | Telemetry | Finished | Failed | Cancelled
 WorkerEvent = Hello | Ready | Heartbeat | EngineEvent
 TERMINAL_EVENTS = (Finished, Failed, Cancelled)

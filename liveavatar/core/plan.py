@@ -4,11 +4,33 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
+from typing import Literal
 
 from liveavatar.core.memory import MemoryBudget
 from liveavatar.core.parallel import KvPrecision, Offload, ParallelPlan, Precision
 
 FPS = 25
+
+# memory_full: an allocation failed. memory_taken: other programs left less than is needed. asked: by the operator.
+# loaded: the engine had already been loaded in another form when the video began.
+ChangeCause = Literal["memory_full", "memory_taken", "asked", "loaded"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanChange:
+    """One line of a video's receipt: from `first_frame` on it was made otherwise than planned, and why."""
+
+    first_frame: int
+    cause: ChangeCause
+    before: str  # "704x384, 4 steps, 16-bit weights"
+    after: str
+    reason: str  # why, one sentence
+    remedy: str = ""  # what would have to change for the plan before; empty when the operator asked
+
+    def sentence(self) -> str:
+        """Return the change as one line of text for the operator."""
+        start = f"From {self.first_frame / FPS:.1f} s on" if self.first_frame else "From the start"
+        return f"{start}: {self.after}, instead of {self.before}. {self.reason} {self.remedy}".rstrip()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -73,15 +73,7 @@ def _check_choices(request: GenerationRequest) -> None:
                 remedy="Choose another seed.",
             )
         )
-    if request.num_steps is not None and not 1 <= request.num_steps <= MAX_STEPS:
-        raise InputRejected(
-            Diagnosis(
-                code="bad_steps",
-                title=f"{request.num_steps} denoising steps cannot be run.",
-                cause=f"The model was made for {MAX_STEPS} steps and works with 1 to {MAX_STEPS}.",
-                remedy="Choose another number of steps, or leave it open.",
-            )
-        )
+    check_num_steps(request.num_steps)
     if len(request.prompt) > MAX_PROMPT_CHARACTERS:
         raise InputRejected(
             Diagnosis(
@@ -89,6 +81,19 @@ def _check_choices(request: GenerationRequest) -> None:
                 title=f"The prompt has {len(request.prompt)} characters.",
                 cause=f"At most {MAX_PROMPT_CHARACTERS} are read.",
                 remedy="Shorten it.",
+            )
+        )
+
+
+def check_num_steps(num_steps: int | None) -> None:
+    """Raise InputRejected for a number of denoising steps that the model does not work with."""
+    if num_steps is not None and not 1 <= num_steps <= MAX_STEPS:
+        raise InputRejected(
+            Diagnosis(
+                code="bad_steps",
+                title=f"{num_steps} denoising steps cannot be run.",
+                cause=f"The model was made for {MAX_STEPS} steps and works with 1 to {MAX_STEPS}.",
+                remedy="Choose another number of steps, or leave it open.",
             )
         )
 

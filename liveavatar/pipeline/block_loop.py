@@ -22,7 +22,7 @@ from torch import Tensor
 from liveavatar.conditioning.reference import SinkLatents
 from liveavatar.models.s2v.config import CLIP_BLOCKS, FRAMES_PER_BLOCK
 from liveavatar.models.vae import StreamingVae
-from liveavatar.pipeline.decode import decode_blocks
+from liveavatar.pipeline.decode import WARM_UP_LATENTS, decode_blocks
 from liveavatar.pipeline.denoise import BlockDenoiser
 from liveavatar.pipeline.randomness import ClipNoise
 
@@ -55,6 +55,20 @@ class LocalRefresh:
 
     def receive(self) -> Tensor:
         """Return the latents that were published."""
+        return self._reference
+
+
+class KeptReference:
+    """No refresh: the reference is the model's own already, in a video that goes on after a break."""
+
+    def __init__(self, reference: Tensor) -> None:
+        self._reference = reference
+
+    def publish(self, reference: Tensor) -> None:
+        """Ignore what a later block could offer: colours would begin to drift."""
+
+    def receive(self) -> Tensor:
+        """Return the latents [1, 16, 1, h, w] that were the reference all the time."""
         return self._reference
 
 
@@ -108,15 +122,19 @@ def stream_blocks(
     latents_per_decode: int = FRAMES_PER_BLOCK,
     masks: Tensor | None = None,
     decode_stream: torch.cuda.Stream | None = None,
+    goes_on: bool = False,
 ) -> Iterator[Tensor]:
-    """Yield the 12 pictures [1, 3, 12, H, W] of each block of speech: the loop where one device does everything."""
+    """Yield the 12 pictures [1, 3, 12, H, W] of each block of speech: the loop where one device does everything.
+
+    `goes_on`: the sink's motion are the latest pictures of a video that was broken off, not the still portrait. The
+    decoder starts from their end, and the reference stays.
+    """
+    refresh: SinkRefresh = KeptReference(sink.reference) if goes_on else LocalRefresh()
     messages = noise_blocks(speech_blocks, clip_noise, blocks_per_clip=blocks_per_clip)
-    denoised = denoise_blocks(
-        messages, denoiser, sink, LocalRefresh(), blocks_per_clip=blocks_per_clip, masks=masks
-    )
+    denoised = denoise_blocks(messages, denoiser, sink, refresh, blocks_per_clip=blocks_per_clip, masks=masks)
     return decode_blocks(
         vae,
-        sink.motion,
+        sink.motion[:, :, -WARM_UP_LATENTS:] if goes_on else sink.motion,
         (message.latents for message in denoised),
         num_skipped_pictures=num_skipped_pictures,
         latents_per_decode=latents_per_decode,

@@ -5,11 +5,14 @@ Shapes: latents [16, 3, h, w]; speech [A, 25, C, 12].
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from liveavatar.conditioning.reference import SinkLatents
 from liveavatar.models.s2v import S2VTransformer, TokenGrid, routing_masks
 from liveavatar.models.s2v.config import CLIP_BLOCKS
+from liveavatar.models.s2v.kv_cache import KVCache
 from liveavatar.pipeline.randomness import SinkDistance
 from liveavatar.pipeline.schedule import MAX_STEPS, euler_step, noise_schedule
 
@@ -33,19 +36,58 @@ class BlockDenoiser:
     ) -> None:
         self._model = model
         self._steps = range(num_steps) if steps is None else steps
-        self._sigmas, timesteps = noise_schedule(num_steps)
-        self._times = {step: model.encode_time(timesteps[step]) for step in self._steps}
+        self._set_schedule(num_steps)
         self._text = model.encode_text(text)
         caches = model.allocate_caches(grid, len(self._steps), capacity_blocks=blocks_per_clip)
         self._caches = dict(zip(self._steps, caches, strict=True))
+        self._spare_caches: list[KVCache] = []
         self._sink_distance = sink_distance
         self.is_last = self._steps.stop == num_steps
+
+    @property
+    def max_steps(self) -> int:
+        """Return for how many steps there are caches."""
+        return len(self._caches) + len(self._spare_caches)
+
+    def set_steps(self, num_steps: int) -> None:
+        """Run later blocks in another number of steps, at most `max_steps`. Only for a stage that has all steps.
+
+        A step attends to what earlier blocks left at its own noise level. Where the new schedule has a level that
+        the old one had not, it takes over the cache of the nearest; first and last level are in every schedule of
+        two steps or more.
+        """
+        if not 1 <= num_steps <= self.max_steps:
+            raise ValueError(f"{num_steps} steps asked for, there are caches for {self.max_steps}")
+        old_levels = self._sigmas
+        self._set_schedule(num_steps)
+        self._caches = self._rearranged_caches(old_levels, num_steps)
+        self._steps = range(num_steps)
+
+    def _set_schedule(self, num_steps: int) -> None:
+        self._sigmas, timesteps = noise_schedule(num_steps)
+        self._times = {step: self._model.encode_time(timestep) for step, timestep in enumerate(timesteps)}
+
+    def _rearranged_caches(self, old_levels: Sequence[float], num_steps: int) -> dict[int, KVCache]:
+        """Return the caches of the new steps; spare ones get the content of those that two steps ask for."""
+        nearest = [
+            min(self._caches, key=lambda old: abs(old_levels[old] - level))
+            for level in self._sigmas[:num_steps]
+        ]
+        spare = [cache for step, cache in self._caches.items() if step not in nearest] + self._spare_caches
+        caches = {}
+        for step, source in enumerate(nearest):
+            caches[step] = self._caches[source]
+            if source in nearest[:step]:
+                caches[step] = spare.pop()
+                caches[step].copy_from(self._caches[source])
+        self._spare_caches = spare
+        return caches
 
     def set_sink(self, sink: SinkLatents) -> None:
         """Compute what all later blocks are reminded of; the blocks already in memory stay."""
         dtype = self._model.compute_dtype
         reference, motion = sink.reference[0].to(dtype), sink.motion[0].to(dtype)
-        self._model.prefill(reference, motion, self._text, list(self._caches.values()))
+        self._model.prefill(reference, motion, self._text, [*self._caches.values(), *self._spare_caches])
 
     def denoise(self, latents: Tensor, speech: Tensor, block: int, masks: Tensor | None = None) -> Tensor:
         """Return the latents of the block, counted from the start of the video, after this stage's steps.

@@ -12,13 +12,13 @@ from PIL import Image
 from liveavatar.config import AppConfig
 from liveavatar.core import wire
 from liveavatar.core.errors import Diagnosis, InputRejected, LiveAvatarError
-from liveavatar.core.events import Telemetry
+from liveavatar.core.events import Adjust, Telemetry
 from liveavatar.core.job import Job, JobState
 from liveavatar.core.plan import FPS, ExecutionPlan
 from liveavatar.core.request import AUTO, GenerationRequest, ValidatedRequest
-from liveavatar.core.sizes import STANDARD
+from liveavatar.core.sizes import STANDARD, parse_size
 from liveavatar.diagnostics.diagnose import interrupted
-from liveavatar.intake.validate import validate
+from liveavatar.intake.validate import check_num_steps, validate
 from liveavatar.monitoring.hardware import HardwareMonitor, HardwareSnapshot
 from liveavatar.planning.planner import plan_request
 from liveavatar.service.failed_layouts import FailedLayouts
@@ -133,6 +133,27 @@ class Studio:
         """Cancel a waiting job, or end a running one at its next chunk. KeyError for an unknown id."""
         self._store.get(job_id)
         self._store.request_stop(job_id)
+
+    def adjust(self, job_id: str, *, num_steps: int | None = None, size: str | None = None) -> None:
+        """Have the rest of a running video made with other steps or another size, without a new start.
+
+        What becomes of it is found in the job's notes and changes. KeyError for an unknown id; raises InputRejected
+        for values that are not offered and for jobs that cannot be changed.
+        """
+        job = self._store.get(job_id)
+        if size is not None:
+            parse_size(size)
+        check_num_steps(num_steps)
+        if job.engine != "s2v" or job.state is not JobState.RUNNING:
+            raise InputRejected(
+                Diagnosis(
+                    code="not_adjustable",
+                    title="This video cannot be changed.",
+                    cause="Steps and size change only while the s2v engine makes the video.",
+                    remedy="Set them before pressing Generate.",
+                )
+            )
+        self._runner.adjust(Adjust(job_id=job_id, num_steps=num_steps, size=size))
 
     def delete(self, job_id: str) -> None:
         """Forget a job and its files, stopping it first. KeyError for an unknown id."""

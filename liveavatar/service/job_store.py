@@ -13,6 +13,7 @@ from pathlib import Path
 from liveavatar.core import wire
 from liveavatar.core.errors import Diagnosis
 from liveavatar.core.job import ACTIVE_STATES, TERMINAL_STATES, Job, JobState
+from liveavatar.core.plan import PlanChange
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
@@ -35,11 +36,12 @@ CREATE TABLE IF NOT EXISTS jobs (
     notes TEXT NOT NULL DEFAULT '[]',
     diagnosis TEXT,
     has_video INTEGER NOT NULL DEFAULT 0,
-    request_json TEXT NOT NULL
+    request_json TEXT NOT NULL,
+    changes TEXT NOT NULL DEFAULT '[]'
 );
 CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state, sequence);
 """
-_SCHEMA_VERSION = 1
+_SCHEMA_VERSION = 2  # 2: changes
 
 
 class JobStore:
@@ -55,6 +57,8 @@ class JobStore:
             "PRAGMA synchronous=FULL"
         )  # a handful of writes a job: surviving a power cut is cheap
         self._db.executescript(_SCHEMA)
+        if self._db.execute("PRAGMA user_version").fetchone()[0] == 1:
+            self._db.execute("ALTER TABLE jobs ADD COLUMN changes TEXT NOT NULL DEFAULT '[]'")
         self._db.execute(f"PRAGMA user_version={_SCHEMA_VERSION}")
 
     def close(self) -> None:
@@ -159,6 +163,17 @@ class JobStore:
         if text not in self.get(job_id).notes:
             self._execute("UPDATE jobs SET notes=json_insert(notes, '$[#]', ?) WHERE id=?", text, job_id)
 
+    def add_change(self, job_id: str, change: PlanChange) -> None:
+        """Append a line to the job's receipt."""
+        self._execute(
+            "UPDATE jobs SET changes=json_insert(changes, '$[#]', json(?)) WHERE id=?",
+            wire.to_json(change), job_id,
+        )  # fmt: skip
+
+    def set_size_made(self, job_id: str, size_made: str) -> None:
+        """Record the size of the file, where it is not the planned one."""
+        self._execute("UPDATE jobs SET size_made=? WHERE id=?", size_made, job_id)
+
     def request_stop(self, job_id: str) -> None:
         """Ask for the job's end: a queued one is cancelled here, an active one by whoever runs it."""
         if not self.advance(job_id, expected=JobState.QUEUED, new=JobState.CANCELLED):
@@ -196,6 +211,7 @@ def _job(row: sqlite3.Row) -> Job:
     fields = {name: row[name] for name in row.keys() if name != "sequence"}  # noqa: SIM118  (a Row iterates values)
     fields["state"] = JobState(fields["state"])
     fields["notes"] = tuple(json.loads(fields["notes"]))
+    fields["changes"] = tuple(wire.from_json(PlanChange, change) for change in json.loads(fields["changes"]))
     fields["diagnosis"] = (
         wire.from_json(Diagnosis, json.loads(fields["diagnosis"])) if fields["diagnosis"] else None
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from liveavatar.core.events import Chunk, EngineEvent, Notice, Progress
+from liveavatar.core.events import Chunk, EngineEvent, Notice, PlanChanged, Progress
 from liveavatar.service.job_store import JobStore
 from liveavatar.service.media_log import MediaLog
 
@@ -31,6 +31,11 @@ class Recording:
                 self.write_error = error
         elif isinstance(event, Notice):
             self._store.add_note(self._job_id, event.text)
+        elif isinstance(event, PlanChanged):
+            self._store.add_change(self._job_id, event.change)
+            self._store.add_note(self._job_id, event.change.sentence())
+            if event.change.first_frame == 0:  # nothing was encoded yet: the file has the new size
+                self._store.set_size_made(self._job_id, event.plan.size)
         elif isinstance(event, Progress):
             if event.stage == "preparing":
                 self._started = time.monotonic()  # the speed shown is that of making pictures

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
+import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from liveavatar.core import wire
 from liveavatar.core.errors import Diagnosis, EngineFailed
-from liveavatar.core.events import Cancelled, EngineEvent, Failed, Finished, Telemetry
+from liveavatar.core.events import Adjust, Cancelled, EngineEvent, Failed, Finished, Telemetry
 from liveavatar.core.job import Job, JobState
 from liveavatar.core.plan import ExecutionPlan
 from liveavatar.core.request import ValidatedRequest
@@ -64,6 +65,7 @@ class JobRunner(threading.Thread):
         self._failed_layouts = failed_layouts
         self._wake = threading.Event()
         self._closing = threading.Event()
+        self._wishes: queue.SimpleQueue[Adjust] = queue.SimpleQueue()
         self._logs: dict[str, MediaLog] = {}
         self._log_opened = threading.Condition()
         self._failure: Diagnosis | None = None
@@ -74,6 +76,10 @@ class JobRunner(threading.Thread):
     def wake(self) -> None:
         """Have the queue looked at now: a job was added."""
         self._wake.set()
+
+    def adjust(self, wish: Adjust) -> None:
+        """Have the engine told; what is wished of a job that has ended meanwhile is dropped."""
+        self._wishes.put(wish)
 
     def close(self) -> None:
         """Stop the running job and the engine, and wait for the thread to leave. May be called twice."""
@@ -227,7 +233,10 @@ class JobRunner(threading.Thread):
         self._supervisor.measurements.begin_job()
         end: EngineEvent | None = None
         for event in self._supervisor.run(
-            request, plan, should_stop=lambda: recording.write_error is not None or should_stop()
+            request,
+            plan,
+            should_stop=lambda: recording.write_error is not None or should_stop(),
+            wishes=lambda: [wish for wish in self._take_wishes() if wish.job_id == job.id],
         ):
             recording.take(event)
             end = event
@@ -236,6 +245,10 @@ class JobRunner(threading.Thread):
             raise recording.write_error
         recording.flush()
         return end
+
+    def _take_wishes(self) -> Iterator[Adjust]:
+        while not self._wishes.empty():
+            yield self._wishes.get()
 
     def _end(self, job: Job, end: EngineEvent) -> None:
         """Seal the files and give the job its terminal state, in this order: readers then find a whole video."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from liveavatar.config import Deadlines
 from liveavatar.core.errors import Diagnosis, EngineFailed
 from liveavatar.core.events import (
     TERMINAL_EVENTS,
+    Adjust,
     Cancelled,
     Chunk,
     EngineEvent,
@@ -26,6 +27,7 @@ from liveavatar.core.events import (
     Generate,
     Hello,
     Load,
+    PlanChanged,
     Progress,
     Ready,
     Stop,
@@ -111,16 +113,22 @@ class EngineSupervisor:
         return True
 
     def run(
-        self, request: ValidatedRequest, plan: ExecutionPlan, *, should_stop: Callable[[], bool]
+        self,
+        request: ValidatedRequest,
+        plan: ExecutionPlan,
+        *,
+        should_stop: Callable[[], bool],
+        wishes: Callable[[], Iterable[Adjust]] = tuple,
     ) -> Iterator[EngineEvent]:
         """Make one video on the ready engine: its events, ending with exactly one terminal event.
 
-        A caller that gives up before that event has the engine ended, so that nobody works for nothing.
+        `wishes` is asked all the time for what is to be passed on to the engine. A caller that gives up before that
+        event has the engine ended, so that nobody works for nothing.
         """
         assert self.phase is Phase.READY, "wait_ready comes first"
         is_over = False
         try:
-            for event in self._follow(request, plan, should_stop):
+            for event in self._follow(request, plan, should_stop, wishes):
                 is_over = isinstance(event, TERMINAL_EVENTS)
                 yield event
         finally:
@@ -128,7 +136,11 @@ class EngineSupervisor:
                 self._end_run()
 
     def _follow(
-        self, request: ValidatedRequest, plan: ExecutionPlan, should_stop: Callable[[], bool]
+        self,
+        request: ValidatedRequest,
+        plan: ExecutionPlan,
+        should_stop: Callable[[], bool],
+        wishes: Callable[[], Iterable[Adjust]],
     ) -> Iterator[EngineEvent]:
         job_id = request.job_id
         assert self._run is not None
@@ -146,6 +158,9 @@ class EngineSupervisor:
                 )  # the first stage acts on it; the stop reaches the others in order
                 is_stopping = True
                 waits_since, waits_for, phrase = time.monotonic(), self._deadlines.stop_s, "stop"
+            for wish in wishes():
+                if self._run is not None:
+                    self._run.send(wish)
             try:
                 events = self.poll(_POLL_S)
                 if not events and time.monotonic() - waits_since > waits_for:
@@ -161,7 +176,9 @@ class EngineSupervisor:
             for event in events:
                 if getattr(event, "job_id", None) != job_id:
                     continue  # left over from a job that was given up
-                if isinstance(event, Progress | Chunk) and not is_stopping:
+                if self._run and isinstance(event, PlanChanged) and event.change.cause != "loaded":
+                    self._run.plan = event.plan  # the next video may need an engine that is loaded as planned
+                if isinstance(event, Progress | Chunk | PlanChanged) and not is_stopping:
                     waits_since = time.monotonic()
                 if isinstance(event, Chunk) and not is_stopping:
                     waits_for, phrase = self._deadlines.chunk_s, "make the next part of the video"

@@ -22,6 +22,7 @@ from liveavatar.core import wire
 from liveavatar.core.engine import Engine
 from liveavatar.core.events import (
     TERMINAL_EVENTS,
+    Adjust,
     Command,
     Failed,
     Generate,
@@ -94,8 +95,9 @@ class EventSender:
 class ControlThread(threading.Thread):
     """Hears commands while the engine works, and shows that the process is alive."""
 
-    def __init__(self, connection: Wire, parent_pid: int) -> None:
+    def __init__(self, connection: Wire, parent_pid: int, adjust: Callable[[Adjust], None]) -> None:
         super().__init__(name="control", daemon=True)
+        self._adjust = adjust
         self.commands: queue.Queue[Command] = queue.Queue()
         self._wire = connection
         self._guard = OrphanGuard(parent_pid)
@@ -125,6 +127,8 @@ class ControlThread(threading.Thread):
             command = wire.decode(control.recv_multipart())
             if isinstance(command, Stop):
                 self._stopped_jobs.add(command.job_id)
+            elif isinstance(command, Adjust):
+                self._adjust(command)
             else:
                 self.commands.put(command)
         control.close()
@@ -138,7 +142,7 @@ class Worker:
         self._engines = engines
         self._engine: Engine | None = None
         connection = Wire(run_dir)
-        self._control = ControlThread(connection, parent_pid)
+        self._control = ControlThread(connection, parent_pid, self._adjust)
         self._events = connection.connect_events()
         self._stacks = (run_dir / f"rank-{process_rank()}{STACKS_SUFFIX}").open("w")
         self._install_last_words()
@@ -174,6 +178,10 @@ class Worker:
         if measured is not None:
             self._events.send(measured)
         self._events.send(Ready(engine=command.plan.engine, load_s=load_s))
+
+    def _adjust(self, wish: Adjust) -> None:
+        assert self._engine is not None, "only running jobs are adjusted"
+        self._engine.adjust(wish)
 
     def _generate(self, command: Generate) -> None:
         job_id = command.request.job_id

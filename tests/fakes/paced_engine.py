@@ -18,7 +18,16 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from liveavatar.core.errors import Diagnosis, EngineFailed
-from liveavatar.core.events import Cancelled, Chunk, EngineEvent, Finished, Notice, Progress, Telemetry
+from liveavatar.core.events import (
+    Adjust,
+    Cancelled,
+    Chunk,
+    EngineEvent,
+    Finished,
+    Notice,
+    Progress,
+    Telemetry,
+)
 from liveavatar.core.memory import MemoryItem
 from liveavatar.core.plan import FPS, ExecutionPlan
 from liveavatar.core.request import ValidatedRequest
@@ -35,6 +44,9 @@ class PacedEngine:
 
     def load(self, plan: ExecutionPlan) -> None:
         """Nothing to load."""
+
+    def adjust(self, wish: Adjust) -> None:
+        """Nothing can be changed on the way; the app refuses earlier."""
 
     def close(self) -> None:
         """Nothing to release."""

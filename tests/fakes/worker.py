@@ -16,7 +16,16 @@ from pathlib import Path
 import numpy as np
 
 from liveavatar.core.errors import Diagnosis, EngineFailed
-from liveavatar.core.events import Cancelled, Chunk, EngineEvent, Finished, Notice, Progress, Telemetry
+from liveavatar.core.events import (
+    Adjust,
+    Cancelled,
+    Chunk,
+    EngineEvent,
+    Finished,
+    Notice,
+    Progress,
+    Telemetry,
+)
 from liveavatar.core.memory import GIB, MemoryItem
 from liveavatar.core.plan import ExecutionPlan
 from liveavatar.core.request import AUDIO_RATE, ValidatedRequest
@@ -69,6 +78,9 @@ class FakeEngine:
                 time.sleep(0.1)
         yield Chunk(job_id=request.job_id, data=encoder.finish(), frames_done=num_frames)
         yield Finished(job_id=request.job_id, num_frames=num_frames)
+
+    def adjust(self, wish: Adjust) -> None:
+        """Nothing can be changed on the way; the app refuses earlier."""
 
     def close(self) -> None:
         pass

@@ -40,6 +40,8 @@ def test_a_whole_video_exits_with_zero(
         "path": str(tmp_path / "out.mp4"),
         "size": "384*256",
         "num_frames": 100,
+        "size_asked": "384x256",
+        "changes": [],
     }
     with av.open(str(tmp_path / "out.mp4")) as container:
         assert container.streams.video[0].frames == 100

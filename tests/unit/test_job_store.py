@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from liveavatar.core.errors import Diagnosis
 from liveavatar.core.job import Job, JobState
+from liveavatar.core.plan import PlanChange
 from liveavatar.service.job_store import JobStore
 
 
@@ -96,3 +99,26 @@ def test_everything_survives_reopening(tmp_path: Path) -> None:
     store = JobStore(tmp_path / "jobs.sqlite3")
     assert [job.id for job in store.unfinished()] == ["a"]
     store.close()
+
+
+def test_receipts_are_kept_in_order_and_old_stores_learn_them(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.sqlite3"
+    store = JobStore(path)
+    add(store, "old")
+    store.close()
+    with closing(sqlite3.connect(path)) as db:  # as the version before left it
+        db.execute("ALTER TABLE jobs DROP COLUMN changes")
+        db.execute("PRAGMA user_version=1")
+    store = JobStore(path)
+    changes = [
+        PlanChange(first_frame=48 * n, cause="memory_full", before="a", after=f"b{n}", reason="Full.")
+        for n in (1, 2)
+    ]
+    for change in changes:
+        store.add_change("old", change)
+    store.set_size_made("old", "384*256")
+    store.close()
+    job = JobStore(path).get("old")
+    assert job.changes == tuple(changes)
+    assert job.size_made == "384*256"
+    assert job.changes[0].sentence() == "From 1.9 s on: b1, instead of a. Full."

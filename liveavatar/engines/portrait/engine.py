@@ -13,7 +13,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from liveavatar.core.errors import Diagnosis, EngineFailed
-from liveavatar.core.events import Cancelled, Chunk, EngineEvent, Finished, Notice, Progress
+from liveavatar.core.events import Adjust, Cancelled, Chunk, EngineEvent, Finished, Notice, Progress
 from liveavatar.core.plan import ExecutionPlan
 from liveavatar.core.request import AUDIO_RATE, FaceClicks, ValidatedRequest
 from liveavatar.engines.portrait.clicks import points_from_clicks
@@ -102,6 +102,9 @@ class PortraitEngine:
                     yield Chunk(job_id=job_id, data=data, frames_done=done)
             yield Chunk(job_id=job_id, data=encoder.finish(), frames_done=num_frames)
             yield Finished(job_id=job_id, num_frames=num_frames)
+
+    def adjust(self, wish: Adjust) -> None:
+        """Nothing can be changed on the way; the app refuses earlier."""
 
     def close(self) -> None:
         """Nothing to release beyond the process itself."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+import queue
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,22 +12,35 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from liveavatar.conditioning.audio_file import stream_16k
 from liveavatar.conditioning.image import prepare_picture
-from liveavatar.core.errors import Diagnosis, EngineFailed
-from liveavatar.core.events import Cancelled, Chunk, EngineEvent, Finished, Progress
-from liveavatar.core.plan import FPS, ExecutionPlan
+from liveavatar.core.errors import EngineFailed
+from liveavatar.core.events import (
+    Adjust,
+    Cancelled,
+    Chunk,
+    EngineEvent,
+    Finished,
+    Notice,
+    PlanChanged,
+    Progress,
+)
+from liveavatar.core.plan import FPS, ExecutionPlan, PlanChange
 from liveavatar.core.request import AUDIO_RATE, ValidatedRequest
+from liveavatar.engines.s2v.adaptive import AdaptiveVideo, Remark, backdrop_of
 from liveavatar.engines.s2v.compiling import compile_parts
-from liveavatar.engines.s2v.parts import Parts, load_parts
-from liveavatar.engines.s2v.video import speech_blocks, stream_pictures
+from liveavatar.engines.s2v.fitting import fit_into
+from liveavatar.engines.s2v.memory import give_back, measure_available
+from liveavatar.engines.s2v.parts import Parts, can_multiply_in_8_bits, load_parts
+from liveavatar.engines.s2v.video import speech_blocks
 from liveavatar.media.encoder import StreamEncoder
 from liveavatar.pipeline.decode import PICTURES_PER_BLOCK
 from liveavatar.pipeline.delivery import Pictures
-from liveavatar.pipeline.schedule import MAX_STEPS
+from liveavatar.planning.ladder import Ladder, describe, needed_bytes
 
 log = logging.getLogger(__name__)
 
@@ -37,13 +52,26 @@ _WARM_UP_BLOCKS_ON_CARD, _WARM_UP_BLOCKS = 5, 1
 class S2vEngine:
     """Implements `liveavatar.core.engine.Engine`."""
 
-    def __init__(self, load_parts: Callable[[ExecutionPlan], Parts] = load_parts) -> None:
-        """`load_parts` makes the networks of a plan; another than the default measures without a checkpoint."""
+    def __init__(
+        self,
+        load_parts: Callable[[ExecutionPlan], Parts] = load_parts,
+        available_bytes: Callable[[], int] = measure_available,
+    ) -> None:
+        """Load and measure as an operator needs it. Others may measure without a checkpoint, or set limits.
+
+        `load_parts` makes the networks of a plan; `available_bytes` says how much this process may hold in all.
+        """
         self._load_parts = load_parts
+        self._available_bytes = available_bytes
         self._parts: Parts | None = None
+        self._wishes: queue.SimpleQueue[Adjust] = queue.SimpleQueue()
 
     def load(self, plan: ExecutionPlan) -> None:
-        """Load all networks and make a short silent video: first calls are slow, and what is wrong shows here."""
+        """Load all networks and make a short silent video: first calls are slow, and what is wrong shows here.
+
+        Where less memory is free than was planned with, the weights are loaded as small as they must be.
+        """
+        plan = self._fitted(plan)
         self._parts = self._load_parts(plan)
         on_card = self._parts.transformer.device.type == "cuda"
         if on_card:
@@ -59,25 +87,24 @@ class S2vEngine:
     def generate(
         self, request: ValidatedRequest, plan: ExecutionPlan, *, should_stop: Callable[[], bool]
     ) -> Iterator[EngineEvent]:
-        """Yield the video in chunks of one block. The same request gives the same bytes on the same machine.
+        """Yield the video in chunks of one block. The same request and events give the same bytes on a machine.
 
-        Raises EngineFailed with code `graphics_memory_full` when the card has too little memory after all.
+        Where memory runs short, the rest of the video is made by a more frugal plan (`adaptive.AdaptiveVideo`), in the
+        same file. Raises EngineFailed with code `graphics_memory_full` when none is left.
         """
         try:
             yield from self._video(request, plan, should_stop)
-            return
-        except torch.OutOfMemoryError as error:
-            diagnosis = _memory_full(plan, error)
         finally:
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()  # the next video may have another size
-        raise EngineFailed(diagnosis)  # not within `except`: the error's traceback would hold the memory
+            give_back()  # the next video may have another size
+
+    def adjust(self, wish: Adjust) -> None:
+        """Keep the wish for the running video, which looks for it before every block."""
+        self._wishes.put(wish)
 
     def close(self) -> None:
         """Give the memory back."""
         self._parts = None
 
-    @torch.inference_mode()
     def _video(
         self, request: ValidatedRequest, plan: ExecutionPlan, should_stop: Callable[[], bool]
     ) -> Iterator[EngineEvent]:
@@ -86,44 +113,114 @@ class S2vEngine:
         with soundfile.SoundFile(request.audio_path) as voice:
             num_frames = -(-voice.frames // _SAMPLES_PER_PICTURE)
             yield Progress(job_id=job_id, stage="preparing", frames_done=0, num_frames=num_frames)
-            text = self._parts.encode_prompt(request.prompt)
-            yield Progress(job_id=job_id, stage="preparing", frames_done=0, num_frames=num_frames)
-            blocks = _blocks(self._parts, request, plan, text=text, num_frames=num_frames)
-            encoder = StreamEncoder(plan.width, plan.height, fps=plan.fps)
-            for first in range(0, num_frames, PICTURES_PER_BLOCK):
+            loaded = dataclasses.replace(plan, precision=self._parts.precision)
+            if loaded != plan:
+                yield PlanChanged(job_id=job_id, change=_loaded_otherwise(plan, loaded), plan=loaded)
+            video = AdaptiveVideo(
+                self._parts,
+                loaded,
+                _RequestConditions(request, self._parts, -(-num_frames // PICTURES_PER_BLOCK)),
+                pin_size=request.pin_size,
+                available_bytes=self._available_bytes,
+                take_wish=lambda: self._wish_for(job_id),
+            )
+            blocks, file, done = video.make(), None, 0
+            while done < num_frames:
                 if should_stop():
-                    yield Chunk(job_id=job_id, data=encoder.finish(), frames_done=first)
+                    if file is not None:
+                        yield Chunk(job_id=job_id, data=file.finish(), frames_done=done)
                     yield Cancelled(job_id=job_id)
                     return
-                done = min(first + PICTURES_PER_BLOCK, num_frames)
-                pictures = next(blocks)[: done - first]
-                sound = voice.read((done - first) * _SAMPLES_PER_PICTURE, dtype="int16")
-                data = encoder.encode(pictures, sound)
-                yield Progress(job_id=job_id, stage="generating", frames_done=done, num_frames=num_frames)
-                if data:
-                    yield Chunk(job_id=job_id, data=data, frames_done=done)
-            yield Chunk(job_id=job_id, data=encoder.finish(), frames_done=num_frames)
+                try:
+                    made = next(blocks)
+                except EngineFailed:
+                    if file is not None:
+                        yield Chunk(job_id=job_id, data=file.finish(), frames_done=done)
+                    raise
+                if isinstance(made, PlanChange):
+                    yield PlanChanged(job_id=job_id, change=made, plan=video.plan)
+                elif isinstance(made, Remark):
+                    yield Notice(job_id=job_id, text=made.text)
+                else:
+                    if file is None:
+                        file = _File(request, video.plan)
+                    num_new = min(PICTURES_PER_BLOCK, num_frames - done)
+                    sound = voice.read(num_new * _SAMPLES_PER_PICTURE, dtype="int16")
+                    data = file.add(made[:num_new], sound)
+                    done += num_new
+                    yield Progress(job_id=job_id, stage="generating", frames_done=done, num_frames=num_frames)
+                    if data:
+                        yield Chunk(job_id=job_id, data=data, frames_done=done)
+            assert file is not None, "a voice has at least one picture"
+            yield Chunk(job_id=job_id, data=file.finish(), frames_done=num_frames)
             yield Finished(job_id=job_id, num_frames=num_frames)
 
+    def _fitted(self, plan: ExecutionPlan) -> ExecutionPlan:
+        """Return the plan with weights, and if that is not enough a size, that fit into what is free now."""
+        if not plan.budgets or needed_bytes(plan) <= self._available_bytes():
+            return plan
+        if can_multiply_in_8_bits():
+            plan = dataclasses.replace(plan, precision="fp8")
+        ladder = Ladder(plan, (plan.width, plan.height))
+        ladder.fit(self._available_bytes())
+        return ladder.plan
 
-def _blocks(
-    parts: Parts, request: ValidatedRequest, plan: ExecutionPlan, *, text: Tensor, num_frames: int
-) -> Iterator[Pictures]:
-    """Yield the pictures of the whole voice, the last block whole; nothing is computed before it is asked for."""
-    with Image.open(request.image_path) as picture:
-        reference = prepare_picture(picture, plan.height, plan.width)
-    num_blocks = -(-num_frames // PICTURES_PER_BLOCK)
-    return stream_pictures(
-        parts.transformer,
-        parts.vae,
-        reference=reference,
-        text=text,
-        speech=speech_blocks(
-            parts.audio_encoder, stream_16k(Path(request.audio_path)), num_blocks=num_blocks
-        ),
-        seed=request.seed,
-        num_steps=sum(plan.parallel.step_split) if plan.parallel else MAX_STEPS,
-        latents_per_decode=plan.latents_per_decode,
+    def _wish_for(self, job_id: str) -> Adjust | None:
+        """Return the next wish for this video; what came too late for another one is dropped."""
+        while not self._wishes.empty():
+            wish = self._wishes.get()
+            if wish.job_id == job_id:
+                return wish
+        return None
+
+
+class _RequestConditions:
+    """Implements `adaptive.Conditions` for a request's files."""
+
+    def __init__(self, request: ValidatedRequest, parts: Parts, num_blocks: int) -> None:
+        self.seed, self.prompt, self.num_blocks = request.seed, request.prompt, num_blocks
+        self._image_path, self._audio_path = request.image_path, Path(request.audio_path)
+        self._audio_encoder = parts.audio_encoder
+        with Image.open(request.image_path) as picture:
+            self.picture_size = picture.size
+
+    def reference(self, height: int, width: int) -> Tensor:
+        """Return the portrait [3, height, width] in -1..1."""
+        with Image.open(self._image_path) as picture:
+            return prepare_picture(picture, height, width)
+
+    def speech(self, first_block: int) -> Iterator[Tensor]:
+        """Yield the features of each block from `first_block` on; the file is heard from its beginning."""
+        return speech_blocks(
+            self._audio_encoder,
+            stream_16k(self._audio_path),
+            num_blocks=self.num_blocks,
+            first_block=first_block,
+        )
+
+
+class _File:
+    """The video file: one size from its first picture to its last, whatever size pictures are made in."""
+
+    def __init__(self, request: ValidatedRequest, plan: ExecutionPlan) -> None:
+        with Image.open(request.image_path) as picture:
+            self._backdrop = backdrop_of(prepare_picture(picture, plan.height, plan.width))
+        self._encoder = StreamEncoder(plan.width, plan.height, fps=plan.fps)
+        self.finish = self._encoder.finish
+
+    def add(self, pictures: Pictures, sound: NDArray[np.int16]) -> bytes:
+        """Add pictures and the sound meanwhile; return the bytes that are ready."""
+        return self._encoder.encode(fit_into(pictures, self._backdrop), sound)
+
+
+def _loaded_otherwise(plan: ExecutionPlan, loaded: ExecutionPlan) -> PlanChange:
+    return PlanChange(
+        first_frame=0,
+        cause="loaded",
+        before=describe(plan),
+        after=describe(loaded),
+        reason="When the engine was loaded, less memory was free than was planned with.",
+        remedy="Other programs that use this memory would have to be closed before the engine starts.",
     )
 
 
@@ -141,15 +238,4 @@ def _silent_request(folder: Path, num_frames: int) -> ValidatedRequest:
         seed=0,
         face_clicks=None,
         whole_picture=False,
-    )
-
-
-def _memory_full(plan: ExecutionPlan, error: torch.OutOfMemoryError) -> Diagnosis:
-    log.error("out of graphics memory: %s", error)
-    return Diagnosis(
-        code="graphics_memory_full",
-        title="The graphics card's memory is full.",
-        cause=f"Making {plan.size} needs more than is free; other programs may be using the card.",
-        remedy="Close other programs or choose a smaller picture size, then press Generate again.",
-        facts={"needed_bytes": sum(budget.needed_bytes for budget in plan.budgets)},
     )

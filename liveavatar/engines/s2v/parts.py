@@ -14,15 +14,19 @@ from liveavatar.conditioning.audio import AudioEncoder, load_audio_encoder
 from liveavatar.conditioning.prompt_cache import PromptCache
 from liveavatar.conditioning.text import PromptEncoder
 from liveavatar.core.errors import Diagnosis, EngineFailed
+from liveavatar.core.parallel import Precision
 from liveavatar.core.plan import ExecutionPlan, ModelFiles
 from liveavatar.diagnostics.doctor import inspect_checkpoint
 from liveavatar.loading.checkpoint import CheckpointLayout
 from liveavatar.loading.lora import LoraMerge
+from liveavatar.loading.quantize import Fp8Linear, quantize_linears
 from liveavatar.loading.transformer import load_transformer
 from liveavatar.models.s2v import S2VTransformer
 from liveavatar.models.vae import StreamingVae, load_vae
 
 log = logging.getLogger(__name__)
+
+_FP8_CAPABILITY = (8, 9)  # the first cards with 8-bit tensor cores
 
 
 class Prompts(Protocol):
@@ -30,6 +34,9 @@ class Prompts(Protocol):
 
     def encode(self, prompt: str) -> Tensor:
         """Return [num_tokens, width]."""
+
+    def move_to(self, device: torch.device) -> None:
+        """Encode there from now on."""
 
     def release(self) -> None:
         """Give the memory of the encoder back until it is needed again."""
@@ -43,16 +50,35 @@ class Parts:
     vae: StreamingVae
     audio_encoder: AudioEncoder
     prompts: Prompts
-    keeps_text_encoder: (
-        bool  # on the processor its file is mapped, and the system takes memory back when it must
-    )
 
-    def encode_prompt(self, prompt: str) -> Tensor:
-        """Return the embedding [num_tokens, width] on the transformer's device and in its dtype."""
+    @property
+    def precision(self) -> Precision:
+        """Return that of the transformer's weights; "bf16" stands for whatever they were loaded in."""
+        modules = self.transformer.modules()
+        return "fp8" if any(isinstance(module, Fp8Linear) for module in modules) else "bf16"
+
+    def use_precision(self, precision: Precision) -> None:
+        """Bring the weights to 8 bits where that is asked for; there is no way back to more."""
+        if precision == "fp8" and self.precision != "fp8":
+            quantize_linears(self.transformer)
+
+    def encode_prompt(self, prompt: str, *, on_processor: bool) -> Tensor:
+        """Return the embedding [num_tokens, width] on the transformer's device and in its dtype.
+
+        On a card the encoder is released again; on the processor its file is mapped, and the system takes memory
+        back when it must.
+        """
+        device = torch.device("cpu") if on_processor else self.transformer.device
+        self.prompts.move_to(device)
         embedding = self.prompts.encode(prompt)
-        if not self.keeps_text_encoder:
+        if device.type != "cpu":
             self.prompts.release()
         return embedding.to(self.transformer.device, self.transformer.compute_dtype)
+
+
+def can_multiply_in_8_bits() -> bool:
+    """Whether there is a graphics card that does."""
+    return torch.cuda.is_available() and torch.cuda.get_device_capability() >= _FP8_CAPABILITY
 
 
 def load_parts(plan: ExecutionPlan) -> Parts:
@@ -75,7 +101,6 @@ def load_parts(plan: ExecutionPlan) -> Parts:
     ).model
     kernel = transformer.select_attention()
     log.info("transformer on %s, %s, attention kernel %s", device, plan.precision, kernel)
-    text_on_card = on_card and not plan.offload.text_encoder
     return Parts(
         transformer=transformer,
         vae=load_vae(layout.vae, device=device, dtype=dtype),
@@ -83,10 +108,8 @@ def load_parts(plan: ExecutionPlan) -> Parts:
         prompts=PromptEncoder(
             layout,
             cache=PromptCache(Path(plan.model.cache) / "prompts"),
-            device=device if text_on_card else "cpu",
             max_tokens=transformer.config["text_len"],
         ),
-        keeps_text_encoder=not text_on_card,
     )
 
 

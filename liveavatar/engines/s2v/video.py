@@ -6,37 +6,41 @@ Needs no media library, so that benchmarks run the very same path on a bare mach
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from liveavatar.conditioning.audio import AudioEncoder
 from liveavatar.conditioning.audio_stream import AudioFeatureStream
-from liveavatar.conditioning.reference import plain_sink
+from liveavatar.conditioning.reference import SinkLatents, plain_sink
 from liveavatar.conditioning.resample import Floats
+from liveavatar.core.plan import ExecutionPlan
 from liveavatar.models.s2v import S2VTransformer, TokenGrid
+from liveavatar.models.s2v.config import CLIP_BLOCKS
 from liveavatar.models.vae import StreamingVae
 from liveavatar.pipeline.block_loop import stream_blocks
 from liveavatar.pipeline.decode import PICTURES_PER_BLOCK
 from liveavatar.pipeline.delivery import Pictures, pictures_on_host
 from liveavatar.pipeline.denoise import BlockDenoiser
 from liveavatar.pipeline.randomness import SeededRandomness
-from liveavatar.pipeline.schedule import MAX_STEPS
 
 _PIXELS_PER_LATENT = 8
 DECODE_BESIDE = False  # decode a block while the next one is denoised
 
 
-def speech_blocks(encoder: AudioEncoder, sound: Iterable[Floats], *, num_blocks: int) -> Iterator[Tensor]:
-    """Yield the features [1, 25, C, 12] of exactly `num_blocks` blocks of 16 kHz sound; after its end, silence."""
-    stream = AudioFeatureStream(encoder, frames_per_block=PICTURES_PER_BLOCK)
-    num_given = 0
+def speech_blocks(
+    encoder: AudioEncoder, sound: Iterable[Floats], *, num_blocks: int, first_block: int = 0
+) -> Iterator[Tensor]:
+    """Yield the features [1, 25, C, 12] of blocks `first_block` to `num_blocks` of 16 kHz sound; after it, silence."""
+    stream = AudioFeatureStream(encoder, frames_per_block=PICTURES_PER_BLOCK, first_block=first_block)
+    block = first_block
     for features in _features(stream, sound):
-        if num_given == num_blocks:
+        if block == num_blocks:
             return
         yield features
-        num_given += 1
-    for _ in range(num_given, num_blocks):
+        block += 1
+    for _ in range(block, num_blocks):
         yield torch.zeros(1, encoder.num_states, encoder.num_channels, PICTURES_PER_BLOCK)
 
 
@@ -46,41 +50,108 @@ def _features(stream: AudioFeatureStream, sound: Iterable[Floats]) -> Iterator[T
     yield from stream.flush()
 
 
-def stream_pictures(
-    transformer: S2VTransformer,
-    vae: StreamingVae,
-    *,
-    reference: Tensor,
-    text: Tensor,
-    speech: Iterable[Tensor],
-    seed: int,
-    num_steps: int = MAX_STEPS,
-    latents_per_decode: int,
-) -> Iterator[Pictures]:
-    """Yield 12 RGB pictures [12, H, W, 3] per block of speech; the same arguments give the same pictures.
+@dataclass(frozen=True, kw_only=True)
+class Past:
+    """What a video that goes on knows of its pictures, in the size that it goes on with."""
 
-    `reference` [3, H, W] in -1..1 with sides that are multiples of 64, `text` [num_tokens, width]. All of the
-    video's memory is held by this iterator and returned with it.
+    first: Pictures  # [1, H, W, 3]: the model's own first picture, its reference for colours
+    latest: Pictures  # [73, H, W, 3]: motion, at the beginning of a video still pictures first
+    num_blocks: int  # made so far
+
+
+class PictureStream:
+    """The pictures of one video from some block on, all in one size: 12 per block of speech.
+
+    The same arguments give the same pictures. All of the video's memory is held by this object.
     """
-    _, height, width = reference.shape
-    grid = TokenGrid(latent_height=height // _PIXELS_PER_LATENT, latent_width=width // _PIXELS_PER_LATENT)
-    device, dtype = transformer.device, transformer.compute_dtype
-    randomness = SeededRandomness(seed)
-    like = torch.empty(0, device=device, dtype=dtype)
-    decode_stream: torch.cuda.Stream | None = None
-    if DECODE_BESIDE and device.type == "cuda":
-        decode_stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-    blocks = stream_blocks(
-        BlockDenoiser(
-            transformer, grid=grid, text=text, sink_distance=randomness.sink_distance, num_steps=num_steps
-        ),
-        vae,
-        plain_sink(vae, reference),
-        (features.to(device) for features in speech),
-        lambda clip: randomness.clip_noise(
-            clip, height=grid.latent_height, width=grid.latent_width, like=like
-        ),
-        latents_per_decode=latents_per_decode,
-        decode_stream=decode_stream,
+
+    def __init__(
+        self,
+        transformer: S2VTransformer,
+        vae: StreamingVae,
+        plan: ExecutionPlan,
+        *,
+        reference: Tensor,
+        text: Tensor,
+        speech: Iterable[Tensor],
+        seed: int,
+        past: Past | None = None,
+    ) -> None:
+        """Prepare; nothing large is computed before the first picture is asked for.
+
+        `reference` [3, height, width] of the plan in -1..1, `text` [num_tokens, width]; `speech` begins with the first
+        block to be made.
+        """
+        self._grid = TokenGrid(
+            latent_height=plan.height // _PIXELS_PER_LATENT, latent_width=plan.width // _PIXELS_PER_LATENT
+        )
+        self._like = torch.empty(0, device=transformer.device, dtype=transformer.compute_dtype)
+        self._randomness = SeededRandomness(seed)
+        self._first_block = past.num_blocks if past else 0
+        self.num_begun = self._first_block  # blocks of the video; a card is one ahead of what is handed out
+        self._denoiser = BlockDenoiser(
+            transformer,
+            grid=self._grid,
+            text=text,
+            sink_distance=self._sink_distance,
+            num_steps=plan.num_steps,
+        )
+        decode_stream: torch.cuda.Stream | None = None
+        if DECODE_BESIDE and transformer.device.type == "cuda":
+            decode_stream = torch.cuda.Stream(transformer.device)  # type: ignore[no-untyped-call]
+        blocks = stream_blocks(
+            self._denoiser,
+            vae,
+            _sink_of_past(vae, past) if past else plain_sink(vae, reference),
+            self._counted(speech),
+            self._clip_noise,
+            latents_per_decode=plan.latents_per_decode,
+            goes_on=past is not None,
+            decode_stream=decode_stream,
+        )
+        self._pictures = pictures_on_host(blocks, decode_stream)
+
+    @property
+    def max_steps(self) -> int:
+        """Return the largest number of steps that `set_steps` takes."""
+        return self._denoiser.max_steps
+
+    def set_steps(self, num_steps: int) -> None:
+        """Make all blocks that have not been begun in so many steps."""
+        self._denoiser.set_steps(num_steps)
+
+    def __iter__(self) -> Iterator[Pictures]:
+        return self
+
+    def __next__(self) -> Pictures:
+        """Return the 12 pictures of the next block."""
+        return next(self._pictures)
+
+    def _counted(self, speech: Iterable[Tensor]) -> Iterator[Tensor]:
+        for features in speech:
+            self.num_begun += 1
+            yield features.to(self._like.device)
+
+    def _sink_distance(self, block: int, step: int) -> int:
+        return self._randomness.sink_distance(self._first_block + block, step)
+
+    def _clip_noise(self, clip: int) -> Tensor:
+        """Draw noise that no other clip of the video has had, wherever the video was broken off."""
+        first_clip = -(-self._first_block // CLIP_BLOCKS)
+        return self._randomness.clip_noise(
+            first_clip + clip,
+            height=self._grid.latent_height,
+            width=self._grid.latent_width,
+            like=self._like,
+        )
+
+
+def _sink_of_past(vae: StreamingVae, past: Past) -> SinkLatents:
+    """Encode what was made: the model's own first picture as the reference, its latest pictures as the motion."""
+    first, latest = (
+        torch.from_numpy(pictures).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
+        for pictures in (past.first, past.latest)
     )
-    yield from pictures_on_host(blocks, decode_stream)
+    return SinkLatents(
+        reference=vae.encode(first), motion=vae.encode(latest, frames_per_call=PICTURES_PER_BLOCK)
+    )

@@ -138,6 +138,12 @@ class KVCache:
         """Keep a layer's sink; the blocks in the buffer stay."""
         self.layers[layer].write_sink(sink)
 
+    def copy_from(self, other: KVCache) -> None:
+        """Take over the content of a cache of the same stream."""
+        for mine, theirs in zip(self.layers, other.layers, strict=True):
+            for tensor, source in zip(mine.tensors, theirs.tensors, strict=True):
+                tensor.copy_(source)
+
     def sink_rotary(self) -> Rotary:
         """Return the factors of the sink's tokens as they stand during prefill."""
         motion = motion_rotary(self.grid, self._head_dim, self._device)

@@ -243,7 +243,7 @@ def _denoiser(bench: Bench, randomness: SeededRandomness) -> BlockDenoiser:
     return BlockDenoiser(
         bench.parts.transformer,
         grid=_grid(bench),
-        text=bench.parts.encode_prompt(""),
+        text=bench.parts.encode_prompt("", on_processor=True),
         sink_distance=randomness.sink_distance,
         num_steps=bench.num_steps,
     )

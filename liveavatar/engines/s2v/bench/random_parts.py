@@ -59,6 +59,9 @@ class RandomPrompts:
         """Return [tokens, width], float32."""
         return self._embedding
 
+    def move_to(self, device: torch.device) -> None:
+        """Stay where it is: nothing is computed."""
+
     def release(self) -> None:
         """Hold nothing that could be given back."""
 
@@ -75,7 +78,6 @@ def random_parts(model: str, plan: ExecutionPlan, device: torch.device) -> Parts
         vae=random_vae(_VAE_WIDTH[model], device, dtype),
         audio_encoder=random_audio_encoder(_SPEECH[model], device, dtype),
         prompts=RandomPrompts(transformer.config["text_dim"]),
-        keeps_text_encoder=True,
     )
 
 

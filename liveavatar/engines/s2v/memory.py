@@ -1,0 +1,33 @@
+"""What this process may hold of the memory it computes in."""
+
+from __future__ import annotations
+
+import gc
+
+import psutil
+import torch
+
+from liveavatar.planning.memory_model import CONTEXT_BYTES, MARGIN_SHARE
+
+
+def measure_available() -> int:
+    """Return how many bytes this process may hold in all: what it holds and what is free, less a margin.
+
+    Of the graphics card where there is one, else of the machine. Asks the driver, so it sees other programs come and
+    go; what this process keeps for later counts as its own.
+    """
+    if torch.cuda.is_available():
+        free, total = torch.cuda.mem_get_info()
+        own = torch.cuda.memory_reserved() + CONTEXT_BYTES
+    else:
+        memory = psutil.virtual_memory()
+        free, total = memory.available, memory.total
+        own = psutil.Process().memory_info().rss
+    return int(free + own - MARGIN_SHARE * total)
+
+
+def give_back() -> None:
+    """Return to the driver what nobody uses any more."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

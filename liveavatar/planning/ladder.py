@@ -1,0 +1,135 @@
+"""How a running video gets along with less memory: step by step, each step a plan that needs less than the one before.
+
+The engine climbs down when an allocation fails, one rung at a time, and walks ahead as far as the forecast says when
+other programs have taken memory. It never climbs up within a video.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+
+from liveavatar.core.memory import MemoryBudget
+from liveavatar.core.plan import ExecutionPlan
+from liveavatar.planning import layouts, memory_model
+from liveavatar.planning.choice import smaller_sizes
+from liveavatar.planning.layouts import Configuration
+from liveavatar.planning.model_spec import VideoSize
+
+Picture = tuple[int, int]  # width and height of the portrait in pixels
+Rung = Callable[
+    [ExecutionPlan, Picture], ExecutionPlan | None
+]  # None: there is nothing left to save that way
+
+
+def free_caches(plan: ExecutionPlan, picture: Picture) -> ExecutionPlan | None:
+    """Change nothing: what the allocator keeps for later is given back before every new try."""
+    return plan
+
+
+def decode_in_smaller_pieces(plan: ExecutionPlan, picture: Picture) -> ExecutionPlan | None:
+    """Decode one latent frame at a time."""
+    return dataclasses.replace(plan, latents_per_decode=1) if plan.latents_per_decode > 1 else None
+
+
+def encode_prompt_on_processor(plan: ExecutionPlan, picture: Picture) -> ExecutionPlan | None:
+    """Leave the text encoder in host memory."""
+    if plan.offload.text_encoder:
+        return None
+    return dataclasses.replace(plan, offload=dataclasses.replace(plan.offload, text_encoder=True))
+
+
+def make_smaller(plan: ExecutionPlan, picture: Picture) -> ExecutionPlan | None:
+    """Take the next smaller picture size."""
+    sizes = smaller_sizes(VideoSize(plan.width, plan.height), picture)
+    return dataclasses.replace(plan, width=sizes[0].width, height=sizes[0].height) if sizes else None
+
+
+def keep_weights_in_8_bits(plan: ExecutionPlan, picture: Picture) -> ExecutionPlan | None:
+    """Take the lower plan: halve the weights."""
+    return dataclasses.replace(plan, precision="fp8") if plan.precision == "bf16" else None
+
+
+# From the cheapest to the dearest in what a viewer sees.
+RUNGS: tuple[Rung, ...] = (
+    free_caches,
+    decode_in_smaller_pieces,
+    encode_prompt_on_processor,
+    make_smaller,
+    keep_weights_in_8_bits,
+)
+
+
+class Ladder:
+    """The way down for one video on one graphics card; remembers what was tried."""
+
+    def __init__(self, plan: ExecutionPlan, picture: Picture) -> None:
+        self.plan = plan
+        self._picture = picture
+        self._skipped: set[Rung] = set()
+        self._steps = self._down(plan)
+
+    def skip(self, rung: Rung) -> None:
+        """Leave out a rung that cannot or must not be used from now on."""
+        self._skipped.add(rung)
+
+    def climb_down(self) -> bool:
+        """Take the next rung, each once; False when there is none below."""
+        for plan in self._steps:
+            self.plan = plan
+            return True
+        return False
+
+    def fit(self, available_bytes: int) -> None:
+        """Climb down until the forecast fits into what the card has for this process, or as far as it goes."""
+        while needed_bytes(self.plan) > available_bytes and self.climb_down():
+            pass
+
+    def move_to(self, plan: ExecutionPlan) -> None:
+        """Go on from a plan that the operator wished for."""
+        self.plan = plan
+        self._steps = self._down(plan)
+
+    def _down(self, plan: ExecutionPlan) -> Iterator[ExecutionPlan]:
+        """Yield ever more frugal plans. Every rung is used up before the next; `free_caches` is one try only."""
+        for rung in RUNGS:
+            while rung not in self._skipped and (lower := rung(plan, self._picture)) is not None:
+                is_new, plan = lower != plan, lower
+                yield plan
+                if not is_new:
+                    break
+
+
+def needed_bytes(plan: ExecutionPlan, rank: int = 0) -> int:
+    """Return the forecast of what a rank needs while pictures are made: the prompt was encoded before."""
+    return sum(item.num_bytes for item in budget_of(plan, rank).items)
+
+
+def budget_of(plan: ExecutionPlan, rank: int = 0) -> MemoryBudget:
+    """Return the forecast of one rank, item by item, against what its card was planned to offer."""
+    assert plan.parallel is not None, "a plan for this engine says how it is spread"
+    configuration = Configuration(
+        parallel=plan.parallel,
+        precision=plan.precision,
+        kv_precision=plan.kv_precision,
+        offload=dataclasses.replace(plan.offload, text_encoder=False),
+        latents_per_decode=plan.latents_per_decode,
+    )
+    groups = layouts.rank_groups(configuration, VideoSize(plan.width, plan.height))
+    role = layouts.roles_by_rank(groups)[rank]
+    planned = plan.budgets[rank]
+    return dataclasses.replace(planned, items=memory_model.forecast(role))
+
+
+def describe(plan: ExecutionPlan) -> str:
+    """Return what a viewer or an operator may care about: "704x384, 4 steps, 8-bit weights"."""
+    parts = [f"{plan.width}x{plan.height}", f"{plan.num_steps} step" + "s" * (plan.num_steps != 1)]
+    if plan.precision == "fp8":
+        parts.append("8-bit weights")
+    if plan.kv_precision != "bf16":
+        parts.append("8-bit caches")
+    if plan.latents_per_decode == 1:
+        parts.append("decoded in small pieces")
+    if plan.offload.text_encoder:
+        parts.append("prompt encoded on the processor")
+    return ", ".join(parts)
