@@ -10,7 +10,8 @@ from torch import Tensor
 from liveavatar.core.parallel import KvPrecision
 from liveavatar.models.s2v.config import CLIP_BLOCKS, TokenGrid
 from liveavatar.models.s2v.fp8_cache import Fp8LayerCache
-from liveavatar.models.s2v.kv_cache import KVCache, LayerCache
+from liveavatar.models.s2v.int8_attention.cache import new_layer
+from liveavatar.models.s2v.kv_cache import CacheLayer, KVCache, LayerCache
 
 NewTensor = Callable[[tuple[int, ...], torch.dtype], Tensor]
 
@@ -29,7 +30,7 @@ def allocate_step_caches(
 ) -> list[KVCache]:
     """Return one cache per denoising step. `num_heads` counts the heads this device computes.
 
-    `precision` "bf16" keeps the model's `dtype`, "fp8" 8 bits.
+    `precision` "bf16" keeps the model's `dtype`, "fp8" 8 bits, "int8" what 8-bit attention multiplies with.
     """
     reference_keys = allocate_reference_keys(
         num_layers=num_layers, num_heads=num_heads, head_dim=head_dim, grid=grid, device=device, dtype=dtype
@@ -38,15 +39,15 @@ def allocate_step_caches(
     def zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         return torch.zeros(shape, device=device, dtype=dtype)
 
+    num_rows = grid.window_tokens(capacity_blocks)
+
+    def new_cache_layer(reference_k_SHK: Tensor) -> CacheLayer:
+        if precision == "int8":
+            return new_layer(reference_k_SHK, num_rows)
+        return layer_cache(precision, reference_k_SHK, num_rows, new=zeros)
+
     return [
-        KVCache(
-            [
-                layer_cache(precision, reference_k, grid.window_tokens(capacity_blocks), new=zeros)
-                for reference_k in reference_keys
-            ],
-            grid,
-            capacity_blocks,
-        )
+        KVCache([new_cache_layer(reference_k) for reference_k in reference_keys], grid, capacity_blocks)
         for _ in range(num_steps)
     ]
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -36,6 +36,24 @@ class Sink(NamedTuple):
     k_CHK: Tensor
     v_CHK: Tensor
     reference_k_SHK: Tensor
+
+
+class CacheLayer(Protocol):
+    """What a cache holds of one layer."""
+
+    @property
+    def reference_k_SHK(self) -> Tensor:  # noqa: N802
+        """The reference's keys before rotation, shared by the caches of all steps."""
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All that belongs to this layer and step alone."""
+
+    def write_sink(self, sink: Sink) -> None:
+        """Replace the sink; the blocks stay."""
+
+    def memory(self, position: BlockPosition) -> AttentionMemory:
+        """Return what the layer's self-attention sees while the block at this position is denoised."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +105,7 @@ class BlockPosition(NamedTuple):
 class KVCache:
     """The caches of all layers for one denoising step of one stream, preallocated."""
 
-    def __init__(self, layers: Sequence[LayerCache], grid: TokenGrid, capacity_blocks: int) -> None:
+    def __init__(self, layers: Sequence[CacheLayer], grid: TokenGrid, capacity_blocks: int) -> None:
         self.layers = layers
         self.grid = grid
         self.capacity_blocks = capacity_blocks
@@ -127,7 +145,7 @@ class KVCache:
         first = self.grid.window_tokens(block_index % self.capacity_blocks)
         return slice(first, first + self.grid.block_tokens)
 
-    def fetch(self, layer: int) -> LayerCache:
+    def fetch(self, layer: int) -> CacheLayer:
         """Return the buffer of a layer, ready on the device that computes. `release` it before the next."""
         return self.layers[layer]
 
