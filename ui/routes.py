@@ -19,7 +19,9 @@ from starlette.staticfiles import StaticFiles
 
 from liveavatar.core.errors import LiveAvatarError
 from liveavatar.core.job import Job
+from liveavatar.monitoring.prometheus import CONTENT_TYPE
 from ui import access, resubmit
+from ui.metrics import studio_metrics
 from ui.state import Json, describe, diagnosis_json, engine_json, page_state
 
 if TYPE_CHECKING:
@@ -65,6 +67,7 @@ class StudioRoutes:
         return [
             Route("/healthz", self.healthz),
             Mount("/studio", RevalidatedFiles(directory=ASSETS)),
+            Route("/metrics", safe(self.metrics)),
             Route("/api/state", safe(self.state)),
             Route("/api/jobs/{job_id}", unsafe(self.delete), methods=["DELETE"]),
             Route("/api/jobs/{job_id}/stop", unsafe(self.stop), methods=["POST"]),
@@ -80,6 +83,11 @@ class StudioRoutes:
         """Say that the page is served, and how the engine is. Open to everybody: it names no job."""
         engine = engine_json(self._studio)
         return JSONResponse({"ok": engine["state"] != "failed", "engine": engine["state"]})
+
+    async def metrics(self, request: Request, owner: str) -> Response:
+        """Answer a Prometheus server."""
+        text = await anyio.to_thread.run_sync(studio_metrics, self._studio)
+        return Response(text, headers={"content-type": CONTENT_TYPE})
 
     async def state(self, request: Request, owner: str) -> Response:
         """Answer the page's one poll."""

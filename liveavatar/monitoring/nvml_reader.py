@@ -86,6 +86,7 @@ class NvmlReader:
         except pynvml.NVMLError as error:
             self._lose_driver(now_s, f"The graphics driver stopped answering ({error}).")
             return Cards(problem=self._problem)
+        self._read_details(now_s)
         gpus, unreadable = [], []
         for card in self._cards:
             found = self._read_card(card)
@@ -93,7 +94,6 @@ class NvmlReader:
                 unreadable.append(found)
             else:
                 gpus.append(found)
-        self._read_details(now_s)
         return Cards(gpus=tuple(gpus), unreadable=tuple(unreadable), driver=self._driver)
 
     def _connect(self, now_s: float) -> bool:

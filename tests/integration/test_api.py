@@ -175,6 +175,9 @@ def test_hardware_and_health(server: Server, client: Client) -> None:
     assert hardware["host_total_bytes"] > hardware["host_available_bytes"] > 0
     assert hardware["num_cores"] >= 1
     assert httpx.get(server.url + "/healthz").json()["ok"] is True
+    metrics = httpx.get(server.url + "/metrics")
+    assert metrics.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    assert f'liveavatar_host_memory_bytes{{kind="total"}} {hardware["host_total_bytes"]}\n' in metrics.text
 
 
 def test_clicks_and_making_again(server: Server, client: Client, files: dict[str, Any]) -> None:
@@ -257,12 +260,14 @@ def test_a_new_visitor_gets_a_cookie_that_scripts_cannot_read(visitors: Server) 
 
 
 def test_a_login_protects_the_own_routes_too(guarded: Server) -> None:
-    paths = ["/api/state", "/api/jobs/any/media", "/api/jobs/any/video", "/api/jobs/any/poster", "/config"]
+    job_paths = ["/api/jobs/any/media", "/api/jobs/any/video", "/api/jobs/any/poster"]
+    paths = ["/api/state", "/metrics", *job_paths, "/config"]
     with httpx.Client(base_url=guarded.url) as browser:
         assert {path: browser.get(path).status_code for path in paths} == dict.fromkeys(paths, 401)
         assert browser.delete("/api/jobs/any").status_code == 401
         browser.post("/login", data={"username": "ann", "password": "secret"}).raise_for_status()
         assert browser.get("/api/state").status_code == 200
+        assert browser.get("/metrics").status_code == 200
         assert browser.get("/api/jobs/any/video").status_code == 404
 
 

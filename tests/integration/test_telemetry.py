@@ -16,6 +16,7 @@ from liveavatar.monitoring.trace import read_trace
 from liveavatar.service.facade import Studio
 from tests.conftest import wait_for_end, wait_until
 from tests.fakes.replayed_nvml import ReplayedNvml
+from ui.metrics import studio_metrics
 from ui.state import engine_json, hardware_json
 
 MakeRequest = Callable[..., GenerationRequest]
@@ -46,11 +47,13 @@ def item_bytes(studio: Studio) -> dict[str, int]:
 def test_the_gauge_knows_items_after_loading_and_after_blocks(
     studio: Studio, make_request: MakeRequest
 ) -> None:
-    wait_until(lambda: "weights" in item_bytes(studio))
+    wait_until(lambda: studio.engine_status().state == "ready")
+    assert "weights" in item_bytes(studio)
     assert "key-value caches" not in item_bytes(studio)
     assert engine_json(studio)["block_s"] is None
     job = studio.submit(make_request())
     assert wait_for_end(studio, job.id).state is JobState.FINISHED
+    wait_until(lambda: studio.engine_status().state == "ready")
     (gauge,) = studio.card_gauges()
     assert gauge.own_bytes is not None
     assert item_bytes(studio) == {
@@ -60,6 +63,12 @@ def test_the_gauge_knows_items_after_loading_and_after_blocks(
         "CUDA context": gauge.own_bytes - 50 * GIB,
     }
     assert engine_json(studio)["block_s"] == 0.25
+    metrics = studio_metrics(studio).splitlines()
+    assert 'liveavatar_jobs{state="finished"} 1' in metrics
+    assert 'liveavatar_jobs{state="queued"} 0' in metrics
+    assert 'liveavatar_engine_state{state="ready"} 1' in metrics
+    assert 'liveavatar_engine_block_seconds{rank="0"} 0.25' in metrics
+    assert f'liveavatar_engine_item_bytes{{rank="0",item="key-value caches"}} {9 * GIB}' in metrics
     (gpu,) = hardware_json(studio)["gpus"]
     assert sum(item["bytes"] for item in gpu["items"]) == gpu["own_bytes"]
 

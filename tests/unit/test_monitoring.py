@@ -58,6 +58,12 @@ def test_our_memory_and_that_of_others() -> None:
     assert gpu.own_bytes == 0, "the engine has ended"
 
 
+def test_the_first_reading_names_programs_already() -> None:
+    machine = Machine(trace("one_gpu"))
+    machine.monitor.read()
+    assert machine.look().gpus[0].programs
+
+
 def test_the_culprit_is_named() -> None:
     snapshot = Machine(trace("five_gpus")).play()
     (remark,) = snapshot.warnings
