@@ -99,6 +99,16 @@ def test_the_picture_shows_how_far_the_mouth_is_open() -> None:
     assert points.upper_lip_inner[3, 1] == pytest.approx(180, abs=3)
 
 
+def test_a_nose_beside_the_mouth_is_no_part_of_it() -> None:
+    """In a broad grin the opening and the nose run into each other at the corners."""
+    image, shade = drawn_creature(), (37, 73, 68)  # nearer to the opening than to the skin
+    cv2.ellipse(image, (200, 172), (24, 4), 0, 0, 360, shade, -1, cv2.LINE_AA)
+    cv2.line(image, (174, 184), (177, 172), shade, 4, cv2.LINE_AA)
+    points = clicked(eyes=((0.5, 0.3),), image=image)
+    assert points.upper_lip_inner[3, 1] == pytest.approx(180, abs=4)
+    assert points.lower_lip_inner[3, 1] == pytest.approx(204, abs=4)
+
+
 def test_the_picture_shows_how_large_a_single_eye_is() -> None:
     (eye,) = clicked(eyes=((0.5, 0.3),), image=drawn_creature()).eyes
     assert eye.corner_left[0] == pytest.approx(176, abs=4)

@@ -112,6 +112,18 @@ def test_matte_covers_the_head_and_spares_the_wall() -> None:
     )
 
 
+def test_bright_skin_leaves_no_glaring_pixels_behind() -> None:
+    """What a moving head uncovers has colours of the picture, also where skin is as bright as can be."""
+    image, points = drawn_face(720, 400, radius=90)
+    x, y = np.meshgrid(np.arange(720), np.arange(400))
+    head = np.hypot((x - points.head_centre[0]) / 88, (y - points.head_centre[1] + 18) / 98) < 1
+    image[head] = (40, 190, 255)
+    image[~head] //= 4
+    frame = HeadWarp(image, points, 720, 400).apply(image, LIVELY).astype(int)
+    warmth = frame[..., 2] - frame[..., 1]
+    assert warmth[y < 250].max() <= 255 - 190 + 12
+
+
 def test_a_plain_picture_stays_plain() -> None:
     _, points = drawn_face(360, 200)
     plain = np.full((200, 360, 3), 128, np.uint8)

@@ -36,7 +36,8 @@ TOP_WITHOUT_EYES = 3.2  # from the mouth up to the hairline, in distances from m
 
 PATCH_SCALE = 48  # pixels per unit of the upright patches that are searched
 DISTINCT = 10.0  # least Lab distance from skin that makes a lip opening or an eye stand out
-MOUTH_SHARES = (0.42, 0.50, 0.60)  # ... and the share of the usual distance inside it; the first that fits
+MOUTH_SHARES = (0.42, 0.50, 0.60)  # ... and the share of the usual distance inside it; the first that is
+SOLID = 0.95  # filled this far, else the fullest: with skin inside it, it has run into the nose
 EYE_SHARE = 0.55
 TALLEST_UPPER_LID = 1.3  # in lower lids, from the click: what looks taller has a brow or its shadow in it
 EYE_RAYS = 24
@@ -159,18 +160,26 @@ def _mouth_opening(frame: CornerFrame, chin_v: float, image: Picture) -> tuple[D
     red = (lab[..., 1] - skin[1] > RED_LIP) & (lab[..., 0] > 0.55 * skin[0])
     contrast = _contrast(lab, skin)
     usual = float(np.percentile(contrast[:, np.abs(u) < 0.7], 75))
+    found = []
     for share in MOUTH_SHARES:
         distinct = (contrast > max(DISTINCT, share * usual)) & ~red & (np.abs(u) <= 1.0)
-        edges = _opening_edges(distinct, u, v)
-        if edges is not None:
-            return edges
-    return None
+        opening = _component_near(distinct, np.argmin(np.abs(v - 0.1)), np.argmin(np.abs(u)))
+        edges = None if opening is None else _opening_edges(opening, u, v)
+        if opening is not None and edges is not None:
+            found.append((min(SOLID, _filled_share(opening)), edges))
+    return max(found, key=lambda each: each[0])[1] if found else None
 
 
-def _opening_edges(distinct: NDArray[np.bool_], u: Doubles, v: Doubles) -> tuple[Doubles, Doubles] | None:
+def _filled_share(opening: NDArray[np.bool_]) -> float:
+    """Return how much of what lies between its upper and lower edge a shape fills, 0 .. 1."""
+    below_top = np.maximum.accumulate(opening, axis=0)
+    above_bottom = np.maximum.accumulate(opening[::-1], axis=0)[::-1]
+    return float(opening.sum() / (below_top & above_bottom).sum())
+
+
+def _opening_edges(opening: NDArray[np.bool_], u: Doubles, v: Doubles) -> tuple[Doubles, Doubles] | None:
     """Return v of the upper and lower edge of the opening at LIP_U, or None if the shape is no mouth's."""
-    opening = _component_near(distinct, np.argmin(np.abs(v - 0.1)), np.argmin(np.abs(u)))
-    if opening is None or opening.any(axis=0).mean() < 0.35:
+    if opening.any(axis=0).mean() < 0.35:
         return None
     edges = []
     for rows in (opening, opening[::-1]):

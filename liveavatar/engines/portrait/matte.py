@@ -255,12 +255,13 @@ def _least_alpha(picture: Picture, background: Floats) -> Floats:
 
 
 def _background_that_explains(picture: Picture, background: Floats, alpha: Floats) -> Floats:
-    """The nearest background over which some colour with `alpha` gives exactly `picture`.
+    """The nearest background whose share of `1 - alpha` the picture holds.
 
-    So a head at rest shows the picture unchanged.
+    So taking that share away and putting it back, as a head at rest does, gives the picture unchanged. Only too
+    bright a background is changed: asking that the head's own colour be at most white as well would paint
+    glaring pixels behind bright skin.
     """
-    colour, veil = picture.astype(np.float32), np.maximum(1 - alpha, 0.02)[..., None]
-    return np.asarray(np.clip(background, (colour - 255 * (1 - veil)) / veil, colour / veil), np.float32)
+    return np.minimum(background, picture / np.maximum(1 - alpha, 0.02)[..., None]).astype(np.float32)
 
 
 def _guided_filter(picture: Picture, mask: Floats, radius: int) -> Floats:
