@@ -78,6 +78,21 @@ def _parse(arguments: Sequence[str] | None) -> AppConfig:
         type=Path,
         help="its liveavatar.safetensors, where that is not inside or beside the folder (LIVEAVATAR_LORA_PATH)",
     )
+    parser.add_argument(
+        "--nnodes",
+        type=int,
+        help="machines that make one video together (LIVEAVATAR_NNODES; docs/multi-gpu.md)",
+    )
+    parser.add_argument(
+        "--rdzv-endpoint",
+        metavar="HOST:PORT",
+        help="address of this machine where the others join (LIVEAVATAR_RDZV_ENDPOINT)",
+    )
+    parser.add_argument(
+        "--token-file",
+        type=Path,
+        help="what they know each other by (LIVEAVATAR_TOKEN_FILE; made when missing)",
+    )
     given = {name: value for name, value in vars(parser.parse_args(arguments)).items() if value is not None}
     return dataclasses.replace(AppConfig.from_environment(), **given)
 

@@ -45,12 +45,22 @@ class AppConfig:
     ckpt_dir: Path | None = None  # the s2v model, folder Wan2.2-S2V-14B
     lora_path: Path | None = None  # liveavatar.safetensors, where it is not inside or beside ckpt_dir
     cache_dir: Path | None = None  # what the s2v engine keeps between starts; None: a folder in data_dir
+    nnodes: int = 1  # machines that make one video together, this one included
+    rdzv_endpoint: str | None = None  # HOST:PORT of this machine, where the others join; None: there are none
+    token_file: Path | None = None  # what the machines know each other by; None: cluster.token in data_dir
+    slots: int | None = None  # ranks on this machine; None: one for each of its graphics cards
     worker_module: str = "liveavatar.worker"
     deadlines: Deadlines = field(default_factory=Deadlines)
 
     def __post_init__(self) -> None:
         if self.port is not None and not 0 < self.port < 65536:
             raise ValueError(f"port must be 1..65535, got {self.port}")
+        if self.nnodes < 1 or (self.nnodes > 1 and not self.rdzv_endpoint):
+            raise ValueError(
+                f"{self.nnodes} machines need an address where they meet: --rdzv-endpoint HOST:PORT"
+            )
+        if self.slots is not None and self.slots < 1:
+            raise ValueError(f"a machine takes one rank or more, got {self.slots}")
         for name in ("max_audio_s", "max_queued", "keep_days", "keep_bytes"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
@@ -83,6 +93,10 @@ class AppConfig:
             per_visitor=env.get("LIVEAVATAR_PER_VISITOR", "1" if on_space else "0") == "1",
             ckpt_dir=path("LIVEAVATAR_CKPT_DIR"),
             lora_path=path("LIVEAVATAR_LORA_PATH"),
+            nnodes=int(number("LIVEAVATAR_NNODES", cls.nnodes)),
+            rdzv_endpoint=env.get("LIVEAVATAR_RDZV_ENDPOINT") or None,
+            token_file=path("LIVEAVATAR_TOKEN_FILE"),
+            slots=int(number("LIVEAVATAR_SLOTS", 0)) or None,
             cache_dir=path("LIVEAVATAR_CACHE_DIR") or _default_cache_dir(env),
         )
 

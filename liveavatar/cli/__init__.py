@@ -6,7 +6,7 @@ import argparse
 import logging
 from collections.abc import Sequence
 
-from liveavatar.cli import bench, doctor, fetch, generate, plan
+from liveavatar.cli import bench, doctor, fetch, generate, join, plan
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,6 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     bench_parser = commands.add_parser("bench", help="how fast the s2v engine is on this machine")
     bench.add_options(bench_parser)
     bench_parser.set_defaults(run=bench.run)
+    join_parser = commands.add_parser("join", help="take part in an app on another machine")
+    join.add_options(join_parser)
+    join_parser.set_defaults(run=join.run)
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING)
     exit_code: int = options.run(options)

@@ -9,13 +9,13 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, cast
 
-from liveavatar.core import events
+from liveavatar.core import events, launch
 
 PROTOCOL_VERSION = 1
 
 _MESSAGE_TYPES: dict[str, type[Any]] = {
     message_type.__name__: message_type
-    for union in (events.Command, events.WorkerEvent)
+    for union in (events.Command, events.WorkerEvent, launch.MachineMessage)
     for message_type in typing.get_args(union)
 }
 
@@ -26,7 +26,7 @@ class WireError(ValueError):
     """A message that this version does not understand."""
 
 
-def encode(message: events.Command | events.WorkerEvent) -> list[bytes]:
+def encode(message: events.Command | events.WorkerEvent | launch.MachineMessage) -> list[bytes]:
     """Return the frames of one message. Field `data`, where there is one, travels as raw bytes."""
     fields = dataclasses.asdict(message)
     payload = fields.pop("data", None)

@@ -27,6 +27,11 @@ class WireAddress:
         """Return the address of sockets that are files in `run_dir`."""
         return cls(control=f"ipc://{run_dir}/control", events=f"ipc://{run_dir}/events")
 
+    @classmethod
+    def on_network(cls, host: str) -> WireAddress:
+        """Return the address of sockets on any two free ports of `host`."""
+        return cls(control=f"tcp://{host}:*", events=f"tcp://{host}:*")
+
     def write(self, run_dir: Path) -> None:
         """Leave the address for the ranks that are started with this run directory."""
         path = run_dir / _FILE_NAME

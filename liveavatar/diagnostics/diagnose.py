@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Sequence
 
 from liveavatar.core.errors import Diagnosis, LiveAvatarError
+from liveavatar.core.parallel import ParallelPlan
 from liveavatar.diagnostics.torch_errors import HOST_MEMORY_FULL, from_torch_text
 
 _TRY_AGAIN = "Press Generate again; a fresh engine is started by itself."
@@ -57,6 +58,26 @@ def engine_silent(phase: str, waited_s: float, *, silent: Sequence[str], record:
         cause=cause,
         remedy=f"{_TRY_AGAIN} If it happens again, close other programs; {record} shows where it stood.",
         facts={"waited_s": round(waited_s, 1), "record": record},
+    )
+
+
+def machines_too_few(parallel: ParallelPlan, num_machines: int) -> Diagnosis:
+    """Explain that the ranks of a plan do not fit on the machines that are there."""
+    return Diagnosis(
+        code="machines_too_few",
+        title="A machine that the plan counted on is not there any more.",
+        cause=f"“{parallel.describe()}” does not fit on the {num_machines} machine{'s' * (num_machines > 1)} here now.",
+        remedy=f"{_TRY_AGAIN} The video is then planned for the machines that are there.",
+    )
+
+
+def machines_missing(num_wanted: int, num_here: int, endpoint: str) -> Diagnosis:
+    """Explain that the app waits for machines."""
+    return Diagnosis(
+        code="machines_missing",
+        title=f"{num_here} of {num_wanted} machines are here.",
+        cause="The s2v engine was set to run on all of them together.",
+        remedy=f"On each of the others run: python -m liveavatar join --rdzv-endpoint {endpoint}",
     )
 
 

@@ -15,6 +15,7 @@ from liveavatar.planning.calibration import NOTHING_MEASURED, Calibration
 from liveavatar.planning.evaluation import Details, Evaluator
 from liveavatar.planning.layouts import Configuration
 from liveavatar.planning.model_spec import MAX_STEPS, PICTURES_PER_BLOCK, VideoSize
+from liveavatar.planning.placement import place_ranks
 
 MAX_KINDS = 4  # of cards; of more, those with the fastest arithmetic are used
 
@@ -60,6 +61,7 @@ class Wishes:
     kv_precision: KvPrecision | None = None
     abilities: Abilities = EVERYTHING
     avoided: frozenset[ParallelPlan] = frozenset()  # layouts that failed on this machine
+    slots: tuple[int, ...] = ()  # of ranks on each machine, where the cards are in several
 
     def __post_init__(self) -> None:
         if not 1 <= self.num_steps <= MAX_STEPS:
@@ -220,7 +222,9 @@ def _allowed(variants: Sequence[Configuration], wishes: Wishes) -> list[Configur
     return [
         variant
         for variant in variants
-        if wishes.abilities.allow(variant) and variant.parallel not in wishes.avoided
+        if wishes.abilities.allow(variant)
+        and variant.parallel not in wishes.avoided
+        and (not wishes.slots or place_ranks(variant.parallel, wishes.slots) is not None)
     ]
 
 

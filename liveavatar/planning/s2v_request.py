@@ -36,6 +36,9 @@ class S2vSetup:
     host_bytes: int | None = None  # all of the machine's memory
     host_free_bytes: int | None = None
     avoided: frozenset[ParallelPlan] = frozenset()  # layouts that failed again and again; none of one card
+    slots: tuple[
+        int, ...
+    ] = ()  # of ranks on each machine, the app's own first; empty when there is only that
 
 
 def plan_s2v(
@@ -65,7 +68,7 @@ def plan_s2v(
         size=size,
         may_shrink=not pin_size,
         picture=picture,
-        wishes=Wishes(num_steps=num_steps, abilities=ENGINE, avoided=setup.avoided),
+        wishes=Wishes(num_steps=num_steps, abilities=ENGINE, avoided=setup.avoided, slots=setup.slots),
     )
     if choice.best is None and setup.avoided:  # better what may fail again than nothing
         return plan_s2v(

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import os
+import dataclasses
 import shutil
 import socket
-import tempfile
 import time
 from pathlib import Path
 
 import zmq
 
-from liveavatar.core.errors import Diagnosis
+from liveavatar.core.errors import Diagnosis, EngineFailed
 from liveavatar.core.events import Command, EngineEvent, Failed, Heartbeat, Hello, Ready, Shutdown
+from liveavatar.core.launch import Launch
 from liveavatar.core.plan import ExecutionPlan
 from liveavatar.core.wire_address import WireAddress
+from liveavatar.diagnostics.diagnose import machines_too_few
 from liveavatar.diagnostics.first_failure import RankState, all_accounted_for, is_cause_known
+from liveavatar.planning.placement import place_ranks
+from liveavatar.service.cluster import Cluster, RemoteRanks
 from liveavatar.service.engine_link import EngineLink
-from liveavatar.service.rank_processes import Launch, RankProcesses
+from liveavatar.service.rank_processes import RankProcesses, make_run_dir
 
 # After the first sign of trouble: causes are told at once; the end of a process that held much graphics memory
 # may show only after its peers have complained.
@@ -28,27 +31,44 @@ class EngineRun:
     """The ranks of one plan, from their first process to their last. Nothing of one run reaches the next."""
 
     def __init__(
-        self, context: zmq.Context[zmq.Socket[bytes]], module: str, log_path: Path, plan: ExecutionPlan
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        module: str,
+        log_path: Path,
+        plan: ExecutionPlan,
+        cluster: Cluster | None = None,
     ) -> None:
+        """Start all ranks, on this machine and on those of `cluster`. Raises EngineFailed when there are too few."""
         self.plan = plan
         self.world_size = plan.parallel.world_size if plan.parallel else 1
         self._ranks = range(self.world_size)
-        self._run_dir = _make_run_dir()
-        address = WireAddress.in_directory(self._run_dir)
-        self._link = EngineLink(context, address)
-        self._processes = RankProcesses(
-            Launch(
-                module=module,
-                first_rank=0,
-                num_ranks=self.world_size,
-                world_size=self.world_size,
-                store_host="127.0.0.1",
-                store_port=free_port(),
-                wire=address,
-            ),
-            self._run_dir,
-            log_path,
+        self._cluster = cluster
+        counts = _ranks_by_machine(plan, cluster)
+        self._run_dir = make_run_dir()
+        on_network = cluster is not None and len(counts) > 1
+        self._link = (
+            EngineLink(context, WireAddress.on_network(cluster.endpoint.host), cluster.key)
+            if cluster is not None and on_network
+            else EngineLink(context, WireAddress.in_directory(self._run_dir))
         )
+        self._parts: list[RankProcesses | RemoteRanks] = []
+        launch = Launch(
+            first_rank=0,
+            num_ranks=0,
+            world_size=self.world_size,
+            store_host=cluster.endpoint.host if cluster is not None and on_network else "127.0.0.1",
+            store_port=free_port(),
+            wire=self._link.address,
+        )
+        for machine, num_ranks in counts.items():
+            launch = dataclasses.replace(
+                launch, first_rank=launch.first_rank + launch.num_ranks, num_ranks=num_ranks
+            )
+            self._parts.append(
+                RankProcesses(module, launch, self._run_dir, log_path)
+                if machine is None or cluster is None
+                else RemoteRanks(cluster, machine, launch)
+            )
         self._last_heard = dict.fromkeys(self._ranks, time.monotonic())
         self._last_words: dict[int, Diagnosis] = {}
         self._rss_bytes = dict.fromkeys(self._ranks, 0)
@@ -56,7 +76,7 @@ class EngineRun:
     @property
     def pids(self) -> tuple[int, ...]:
         """Return the process ids on this machine."""
-        return self._processes.pids
+        return tuple(pid for part in self._parts for pid in part.pids)
 
     @property
     def rss_bytes(self) -> int:
@@ -70,7 +90,10 @@ class EngineRun:
     def receive(self, timeout_s: float) -> list[tuple[int, Hello | Ready | EngineEvent]]:
         """Wait for something to be said and return it, less what is noted here: heartbeats and last words."""
         rest: list[tuple[int, Hello | Ready | EngineEvent]] = []
-        for rank, event in self._link.receive(timeout_s):
+        said = self._link.receive(timeout_s)
+        if self._cluster is not None:
+            self._cluster.poll()
+        for rank, event in said:
             self._last_heard[rank] = time.monotonic()
             if isinstance(event, Heartbeat):
                 self._rss_bytes[rank] = event.rss_bytes
@@ -82,7 +105,7 @@ class EngineRun:
 
     def has_failed(self) -> bool:
         """Whether a rank is gone or said that it cannot go on."""
-        return bool(self._last_words or self._processes.exit_codes())
+        return bool(self._last_words) or any(part.exit_codes() or part.loss() for part in self._parts)
 
     def longest_silence_s(self) -> float:
         """Return how long the quietest rank has not been heard."""
@@ -90,11 +113,14 @@ class EngineRun:
 
     def states(self) -> list[RankState]:
         """Return what is known of every rank."""
-        exit_codes, now = self._processes.exit_codes(), time.monotonic()
+        now = time.monotonic()
+        exit_codes = {rank: code for part in self._parts for rank, code in part.exit_codes().items()}
+        last_words = {rank: words for part in self._parts for rank, words in part.loss().items()}
+        last_words |= self._last_words
         return [
             RankState(
                 rank=rank,
-                last_words=self._last_words.get(rank),
+                last_words=last_words.get(rank),
                 exit_code=exit_codes.get(rank),
                 silent_s=now - self._last_heard[rank],
             )
@@ -116,16 +142,19 @@ class EngineRun:
 
     def dump_stacks(self, folder: Path) -> None:
         """Put what every rank is doing into `folder`."""
-        self._processes.dump_stacks(folder)
+        for part in self._parts:
+            part.dump_stacks(folder)
 
     def leave(self, timeout_s: float) -> bool:
         """Ask all ranks to leave in good order; return whether they did in time."""
         self.send(Shutdown())
-        return self._processes.wait(timeout_s)
+        deadline = time.monotonic() + timeout_s
+        return all(part.wait(max(0.0, deadline - time.monotonic())) for part in self._parts)
 
     def end(self) -> None:
         """Kill what is left and remove the run directory. The run is not used again."""
-        self._processes.end()
+        for part in self._parts:
+            part.end()
         self._link.close()
         shutil.rmtree(self._run_dir, ignore_errors=True)
 
@@ -142,6 +171,13 @@ def free_port() -> int:
         return port
 
 
-def _make_run_dir() -> Path:
-    base = os.environ.get("XDG_RUNTIME_DIR")
-    return Path(tempfile.mkdtemp(prefix="liveavatar-", dir=base if base and Path(base).is_dir() else None))
+def _ranks_by_machine(plan: ExecutionPlan, cluster: Cluster | None) -> dict[str | None, int]:
+    """Return how many ranks each machine takes, by name; None is this machine."""
+    if plan.parallel is None or cluster is None:
+        return {None: plan.parallel.world_size if plan.parallel else 1}
+    machines = cluster.machines
+    counts = place_ranks(plan.parallel, [cluster.own_slots, *(machine.slots for machine in machines)])
+    if counts is None:
+        raise EngineFailed(machines_too_few(plan.parallel, 1 + len(machines)))
+    names = [None, *(machine.name for machine in machines)]
+    return {name: count for name, count in zip(names, counts, strict=True) if count}

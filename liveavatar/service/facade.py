@@ -21,6 +21,8 @@ from liveavatar.diagnostics.diagnose import interrupted
 from liveavatar.intake.validate import check_num_steps, validate
 from liveavatar.monitoring.hardware import HardwareMonitor, HardwareSnapshot
 from liveavatar.planning.planner import plan_request
+from liveavatar.planning.s2v_request import S2vSetup
+from liveavatar.service.cluster import Cluster, open_cluster
 from liveavatar.service.failed_layouts import FailedLayouts
 from liveavatar.service.gauge import CardGauge, card_gauges
 from liveavatar.service.job_store import JobStore
@@ -48,10 +50,11 @@ class Studio:
         self._hardware = monitor or HardwareMonitor()
         self._recover()
         self._failed_layouts = FailedLayouts()
+        self._cluster = self._open_cluster()
         self._runner = JobRunner(
             self._store,
             self._outputs,
-            EngineSupervisor(config.worker_module, config.data_dir, config.deadlines),
+            EngineSupervisor(config.worker_module, config.data_dir, config.deadlines, self._cluster),
             self._plan,
             self._warm_plan,
             self._failed_layouts,
@@ -224,14 +227,25 @@ class Studio:
             picture_height=height,
             num_steps=request.num_steps,
             pin_size=request.pin_size,
-            s2v=find_s2v(self.config, self.hardware(), self._failed_layouts.avoided()),
+            s2v=self._find_s2v(),
         )
 
     def _warm_plan(self) -> ExecutionPlan:
         """Return the plan of an ordinary request, for the engine to load before there is any."""
         width, height = STANDARD.landscape
-        s2v = find_s2v(self.config, self.hardware(), self._failed_layouts.avoided())
+        s2v = self._find_s2v()
         return plan_request(engine=AUTO, size=AUTO, picture_width=width, picture_height=height, s2v=s2v)
+
+    def _find_s2v(self) -> S2vSetup:
+        return find_s2v(self.config, self.hardware(), self._failed_layouts.avoided(), self._cluster)
+
+    def _open_cluster(self) -> Cluster | None:
+        """Listen for other machines. Raises LiveAvatarError when the address cannot be used."""
+        if self.config.rdzv_endpoint is None:
+            return None
+        own_slots = self.config.slots or len(self.hardware().gpus) or 1
+        token_file = self.config.token_file or self.config.data_dir / "cluster.token"
+        return open_cluster(self.config.rdzv_endpoint, token_file, own_slots=own_slots)
 
     def _recover(self) -> None:
         """Give the jobs that were being made when the app died their end, and keep what was made."""

@@ -10,13 +10,18 @@ import contextlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
-from liveavatar.core.wire_address import STACKS_SUFFIX, WireAddress
+import psutil
+
+from liveavatar.core.errors import Diagnosis
+from liveavatar.core.launch import Launch
+from liveavatar.core.wire_address import STACKS_SUFFIX
 
 _IMPORT_ROOT = str(Path(__file__).parents[2])  # the app may have been started from any folder
 _FLIGHT_RECORDER = "flight_recorder_rank_"  # what NCCL was asked for and did; torch appends the rank
@@ -25,37 +30,24 @@ _STACKS_S = 0.4
 _POLL_S = 0.02
 
 
-@dataclass(frozen=True, kw_only=True)
-class Launch:
-    """What is started on one machine."""
-
-    module: str
-    first_rank: int
-    num_ranks: int  # on this machine
-    world_size: int  # on all machines
-    store_host: str  # where rank 0 serves the meeting point of torch.distributed
-    store_port: int
-    wire: WireAddress
-
-
 class RankProcesses:
     """Consecutive ranks in process groups of their own, so that the whole of each can be ended."""
 
-    def __init__(self, launch: Launch, run_dir: Path, log_path: Path) -> None:
+    def __init__(self, module: str, launch: Launch, run_dir: Path, log_path: Path) -> None:
         """Start them. They inherit this process's environment, write to `log_path`, and die with this thread."""
         self._run_dir = run_dir
         launch.wire.write(run_dir)
         with log_path.open("ab") as log_file:
             self._processes = {
                 rank: subprocess.Popen(
-                    [sys.executable, "-m", launch.module, str(run_dir), str(os.getpid())],
+                    [sys.executable, "-m", module, str(run_dir), str(os.getpid())],
                     stdin=subprocess.DEVNULL,
                     stdout=log_file,
                     stderr=log_file,
                     env=dict(os.environ) | _environment(launch, rank, run_dir),
                     start_new_session=True,
                 )
-                for rank in range(launch.first_rank, launch.first_rank + launch.num_ranks)
+                for rank in launch.ranks
             }
 
     @property
@@ -67,6 +59,10 @@ class RankProcesses:
         """Return how each rank ended that is not there any more. Negative codes are signals."""
         codes = {rank: process.poll() for rank, process in self._processes.items()}
         return {rank: code for rank, code in codes.items() if code is not None}
+
+    def loss(self) -> dict[int, Diagnosis]:
+        """Return nothing: this machine is there."""
+        return {}
 
     def wait(self, timeout_s: float) -> bool:
         """Return whether all ranks left by themselves in time."""
@@ -108,6 +104,12 @@ class RankProcesses:
             process.wait(_REAP_S)
 
 
+def make_run_dir() -> Path:
+    """Make a directory that only this user can enter, for socket files and what ranks leave behind."""
+    base = os.environ.get("XDG_RUNTIME_DIR")
+    return Path(tempfile.mkdtemp(prefix="liveavatar-", dir=base if base and Path(base).is_dir() else None))
+
+
 def _environment(launch: Launch, rank: int, run_dir: Path) -> dict[str, str]:
     """Return the variables by which torch.distributed knows its place."""
     variables = {
@@ -124,6 +126,30 @@ def _environment(launch: Launch, rank: int, run_dir: Path) -> dict[str, str]:
             "TORCH_FR_DUMP_TEMP_FILE": str(run_dir / _FLIGHT_RECORDER),
             "TORCH_NCCL_DEBUG_INFO_PIPE_FILE": str(run_dir / _FLIGHT_RECORDER),
         }
+        if launch.num_ranks < launch.world_size:
+            interface = _interface_towards(launch.store_host)
+            variables |= {
+                name: interface
+                for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+                if name not in os.environ
+            }
         if "OMP_NUM_THREADS" not in os.environ:  # otherwise each rank would take all processors
             variables["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // launch.num_ranks))
     return variables
+
+
+def address_towards(host: str) -> str:
+    """Return this machine's own address on the way to `host`."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((host, 1))  # nothing is sent
+        address: str = probe.getsockname()[0]
+        return address
+
+
+def _interface_towards(host: str) -> str:
+    """Return the network interface on the way to `host`; gloo and NCCL would guess another one."""
+    own = address_towards(host)
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(address.address == own for address in addresses):
+            return str(name)
+    raise OSError(f"no network interface has the address {own}, from which {host} is reached")

@@ -63,6 +63,7 @@ class JobRunner(threading.Thread):
         self._make_warm_plan = make_warm_plan
         self._warm_plan = make_warm_plan()
         self._failed_layouts = failed_layouts
+        self._machines = supervisor.machines
         self._wake = threading.Event()
         self._closing = threading.Event()
         self._wishes: queue.SimpleQueue[Adjust] = queue.SimpleQueue()
@@ -157,6 +158,10 @@ class JobRunner(threading.Thread):
 
     def _keep_warm(self) -> None:
         """Have an engine loaded before it is needed; wait longer each time it fails."""
+        if self._machines != self._supervisor.machines:
+            self._machines = self._supervisor.machines
+            self._warm_plan = self._make_warm_plan()
+            self._num_failures, self._restart_at = 0, 0.0
         try:
             if time.monotonic() >= self._restart_at:
                 self._supervisor.start(self._warm_plan)

@@ -5,15 +5,20 @@ from __future__ import annotations
 from liveavatar.config import AppConfig
 from liveavatar.core.parallel import ParallelPlan
 from liveavatar.core.plan import ModelFiles
+from liveavatar.diagnostics.diagnose import machines_missing
 from liveavatar.diagnostics.doctor import inspect_checkpoint
 from liveavatar.loading.checkpoint import CheckpointLayout
 from liveavatar.monitoring.hardware import HardwareSnapshot
 from liveavatar.planning.machine_text import spec_of_installed
 from liveavatar.planning.s2v_request import S2vSetup
+from liveavatar.service.cluster import Cluster
 
 
 def find_s2v(
-    config: AppConfig, hardware: HardwareSnapshot, avoided: frozenset[ParallelPlan] = frozenset()
+    config: AppConfig,
+    hardware: HardwareSnapshot,
+    avoided: frozenset[ParallelPlan] = frozenset(),
+    cluster: Cluster | None = None,
 ) -> S2vSetup:
     """Look at the files again, in milliseconds: they may have been completed since the app started."""
     if config.ckpt_dir is None:
@@ -23,6 +28,16 @@ def find_s2v(
         spec_of_installed(name=gpu.name, total_bytes=gpu.total_bytes, used_bytes=gpu.other_bytes or 0)[0]
         for gpu in hardware.gpus
     )
+    machines = cluster.machines if cluster else ()
+    gpus += tuple(
+        spec_of_installed(name=card.name, total_bytes=card.total_bytes, used_bytes=card.other_bytes)[0]
+        for machine in machines
+        for card in machine.cards
+    )
+    if cluster is not None and 1 + len(machines) < config.nnodes:
+        return S2vSetup(
+            problem=machines_missing(config.nnodes, 1 + len(machines), str(cluster.endpoint)), gpus=gpus
+        )
     report = inspect_checkpoint(config.ckpt_dir, config.lora_path)
     if not report.is_usable:
         return S2vSetup(problem=report.problems[0], gpus=gpus)
@@ -40,4 +55,5 @@ def find_s2v(
         host_bytes=hardware.host_total_bytes,
         host_free_bytes=hardware.host_available_bytes,
         avoided=avoided,
+        slots=(cluster.own_slots, *(machine.slots for machine in machines)) if cluster and machines else (),
     )

@@ -37,6 +37,7 @@ from liveavatar.core.plan import ExecutionPlan
 from liveavatar.core.request import ValidatedRequest
 from liveavatar.diagnostics.diagnose import engine_silent
 from liveavatar.diagnostics.first_failure import at_rank, first_failure, place, silent_ranks
+from liveavatar.service.cluster import Cluster
 from liveavatar.service.engine_run import EngineRun
 from liveavatar.service.failure_folder import new_failure_folder
 from liveavatar.service.measurements import Measurements
@@ -59,12 +60,16 @@ class Phase(StrEnum):
 class EngineSupervisor:
     """One engine at a time. After any failure all its processes are gone and the next call starts fresh ones."""
 
-    def __init__(self, module: str, data_dir: Path, deadlines: Deadlines) -> None:
+    def __init__(
+        self, module: str, data_dir: Path, deadlines: Deadlines, cluster: Cluster | None = None
+    ) -> None:
+        """`cluster` holds the machines that take part; it belongs to the supervisor from now on."""
         self._module = module
         self._log_path = data_dir / "engine.log"
         self._failures_dir = data_dir / "failures"
         self._deadlines = deadlines
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._cluster = cluster
+        self._context: zmq.Context[zmq.Socket[bytes]] = cluster.context if cluster else zmq.Context()
         self._run: EngineRun | None = None
         self._failure: EngineFailed | None = None  # told by the next poll that has nothing else to tell
         self._num_ready = self._num_up = 0
@@ -77,6 +82,11 @@ class EngineSupervisor:
     def pids(self) -> tuple[int, ...]:
         """Return the process ids of the engine on this machine, by rank; each leads a process group."""
         return self._run.pids if self._run else ()
+
+    @property
+    def machines(self) -> tuple[str, ...]:
+        """Return the names of the other machines that are there."""
+        return tuple(machine.name for machine in self._cluster.machines) if self._cluster else ()
 
     @property
     def rss_bytes(self) -> int:
@@ -93,7 +103,7 @@ class EngineSupervisor:
                 return
             self.stop()
         self._failure = None
-        self._run = EngineRun(self._context, self._module, self._log_path, plan)
+        self._run = EngineRun(self._context, self._module, self._log_path, plan, self._cluster)
         self._num_up = self._num_ready = 0
         self._enter(Phase.STARTING)
         log.info("engine started, %d processes: %s", len(self.pids), " ".join(map(str, self.pids)))
@@ -192,6 +202,8 @@ class EngineSupervisor:
         Raises EngineFailed when a rank ended, failed to load, or let a deadline pass; all of them are gone then.
         """
         job_events: list[EngineEvent] = []
+        if self._run is None and self._cluster is not None:
+            self._cluster.poll()
         if self._run is not None:
             self._handle(self._run.receive(timeout_s), job_events)
             if self._run.has_failed():
@@ -216,6 +228,8 @@ class EngineSupervisor:
     def close(self) -> None:
         """End the engine and release the sockets. The supervisor is not used again."""
         self.stop()
+        if self._cluster is not None:
+            self._cluster.close()
         self._context.destroy(linger=0)
 
     def _handle(

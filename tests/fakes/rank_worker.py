@@ -1,8 +1,9 @@
 """A worker whose engine is a chain of ranks that pass blocks on, and misbehave when told to.
 
 The first rank decides when to stop, the last one encodes. A fault is "ACTION@RANK:WHEN" in the prompt, WHEN being the
-number of a block; or in FAKE_FAULT, WHEN being "load" or "close". Blocks travel through socket files, or through
-gloo when FAKE_LINK says so: torch takes seconds to import.
+number of a block; or in FAKE_FAULT, WHEN being "load" or "close". Blocks travel through socket files; with FAKE_LINK
+"tcp" from the first of two ranks to the second over the network; with "gloo" through torch, which takes seconds to
+import.
 """
 
 from __future__ import annotations
@@ -40,17 +41,36 @@ class Link(Protocol):
 
 
 class SocketLink:
-    """Socket files in the run directory; a dead peer shows as a closed connection, like gloo's."""
+    """Connections from rank to rank; a dead peer shows as a closed connection, like gloo's."""
 
-    def __init__(self, run_dir: Path, rank: int, world_size: int) -> None:
+    def __init__(self) -> None:
+        self._next = self._previous = socket.socket()
+
+    @classmethod
+    def through_files(cls, run_dir: Path, rank: int, world_size: int) -> SocketLink:
+        """Link any number of ranks on one machine."""
+        link = cls()
         with socket.socket(socket.AF_UNIX) as listener:
             if rank > 0:
                 listener.bind(str(run_dir / f"link-{rank}"))
                 listener.listen()
             if rank + 1 < world_size:
-                self._next = _connect(run_dir / f"link-{rank + 1}")
+                link._next = _connect(socket.AF_UNIX, str(run_dir / f"link-{rank + 1}"))
             if rank > 0:
-                self._previous, _ = listener.accept()
+                link._previous, _ = listener.accept()
+        return link
+
+    @classmethod
+    def through_store_port(cls, rank: int) -> SocketLink:
+        """Link two ranks, the first of which listens where torch.distributed would."""
+        link = cls()
+        address = (os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
+        if rank == 0:
+            with socket.create_server(address) as listener:
+                link._next, _ = listener.accept()
+        else:
+            link._previous = _connect(socket.AF_INET, address)
+        return link
 
     def send(self, block: bytes) -> None:
         self._next.sendall(block)
@@ -97,11 +117,14 @@ class ChainEngine:
         assert plan.parallel is not None
         _misbehave(os.environ.get("FAKE_FAULT", ""), self._rank, "load")
         self._last_rank = plan.parallel.world_size - 1
-        self._link: Link = (
-            GlooLink(float(os.environ["FAKE_TIMEOUT_S"]))
-            if os.environ.get("FAKE_LINK") == "gloo"
-            else SocketLink(self._run_dir, self._rank, plan.parallel.world_size)
-        )
+        kind = os.environ.get("FAKE_LINK")
+        self._link: Link
+        if kind == "gloo":
+            self._link = GlooLink(float(os.environ["FAKE_TIMEOUT_S"]))
+        elif kind == "tcp":
+            self._link = SocketLink.through_store_port(self._rank)
+        else:
+            self._link = SocketLink.through_files(self._run_dir, self._rank, plan.parallel.world_size)
 
     def generate(
         self, request: ValidatedRequest, plan: ExecutionPlan, *, should_stop: Callable[[], bool]
@@ -181,13 +204,14 @@ _ACTIONS: dict[str, Callable[[], object]] = {
 }
 
 
-def _connect(path: Path) -> socket.socket:
-    peer = socket.socket(socket.AF_UNIX)
+def _connect(family: int, address: str | tuple[str, int]) -> socket.socket:
     while True:  # the supervisor has the deadline
+        peer = socket.socket(family)
         try:
-            peer.connect(str(path))
+            peer.connect(address)
             return peer
         except (FileNotFoundError, ConnectionRefusedError):
+            peer.close()
             time.sleep(0.02)
 
 
