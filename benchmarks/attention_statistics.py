@@ -2,7 +2,8 @@
 
     flat      logits vary by 1.1: most keys matter
     peaked    logits vary by 2.9: few keys matter
-    outlier   some channels have an offset, some tokens are three times as large, as in trained transformers
+    outlier   three channels of every head are offset by ten times the spread of the others, one token in a hundred
+              is three times as large, as in trained transformers
 
 Shapes: L queries, T keys, H heads, K channels, D = H x K.
 """
@@ -72,29 +73,30 @@ def draw_inputs(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.bfloat16,
 ) -> AttentionInputs:
-    """Return the same inputs for the same arguments, drawn on the processor. The last keys are the queries' own."""
-    generator = torch.Generator().manual_seed(0)
+    """Return the same inputs for the same arguments, drawn on the device. Queries stand where the last keys do."""
+    generator = torch.Generator(device).manual_seed(0)
     width = num_heads * head_dim
 
     def randn(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator)
+        return torch.randn(*shape, generator=generator, device=device)
 
     def projection(num_tokens: int) -> Tensor:
         x = randn(num_tokens, num_heads, head_dim)
         if kind == "outlier":
-            channels = torch.randint(head_dim, (num_heads, 3), generator=generator)
-            x[:, torch.arange(num_heads)[:, None], channels] += 4 * randn(num_heads, 3)
-            x *= torch.where(torch.rand(num_tokens, num_heads, 1, generator=generator) < 0.01, 3.0, 1.0)
-        return x.flatten(1).to(device, dtype)
+            offsets = randn(num_heads, head_dim)
+            x += 4 * offsets * (offsets.argsort(dim=1).argsort(dim=1) < 3)
+            is_large = randn(num_tokens, num_heads, 1) > 2.33  # one in a hundred
+            x *= torch.where(is_large, 3.0, 1.0)
+        return x.flatten(1).to(dtype)
 
     def gain() -> Tensor:
-        return (_GAIN[kind] * torch.exp(0.2 * randn(width))).to(device, dtype)
+        return (_GAIN[kind] * torch.exp(0.2 * randn(width))).to(dtype)
 
     rotary_T = _rotary(num_keys, head_dim, torch.device(device))
     return AttentionInputs(
         q_LD=projection(num_queries),
         k_TD=projection(num_keys),
-        v_TD=randn(num_keys, width).to(device, dtype),
+        v_TD=randn(num_keys, width).to(dtype),
         gain_q_D=gain(),
         gain_k_D=gain(),
         rotary_L=Rotary(*(factor[-num_queries:] for factor in rotary_T)),

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_tokens"])
 def quantize_rows(
     x_ptr,  # [L, D], rows `x_stride` apart
     gain_ptr,  # [D], or unused
@@ -74,7 +74,7 @@ def quantize_rows(
         tl.store(out_ptr + place, y.to(tl.int8), mask=exists[:, None])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_tokens"])
 def quantize_values(
     v_ptr,  # [L, D], rows `v_stride` apart
     scale_ptr,  # [H, K]
