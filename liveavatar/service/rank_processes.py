@@ -1,7 +1,7 @@
 """The ranks of an engine on this machine: one process each, children of this one, ended together.
 
-They are started directly and not through torchrun: its agent would import torch for seconds before it starts the
-first rank, gives the others half a minute to leave when one dies, and passes nothing on when it is killed itself.
+They are started directly and not through torchrun, which gives the other ranks half a minute to leave when one dies
+and leaves them behind when it is killed itself; docs/multi-gpu.md has the whole comparison.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from liveavatar.core.wire_address import STACKS_SUFFIX
 _IMPORT_ROOT = str(Path(__file__).parents[2])  # the app may have been started from any folder
 _FLIGHT_RECORDER = "flight_recorder_rank_"  # what NCCL was asked for and did; torch appends the rank
 _REAP_S = 5.0
-_STACKS_S = 0.4
+_STACKS_S, _RECORDS_S = 0.4, 1.3
 _POLL_S = 0.02
 
 
@@ -75,18 +75,23 @@ class RankProcesses:
 
     def dump_stacks(self, folder: Path) -> None:
         """Have every rank write down where each of its threads is, and put the files into `folder`."""
+        records = []
         for rank, process in self._processes.items():
             process.send_signal(signal.SIGUSR1)  # the worker has faulthandler listen to it
-            pipe = self._run_dir / f"{_FLIGHT_RECORDER}{rank}.pipe"
+            record = self._run_dir / f"{_FLIGHT_RECORDER}{rank}"
+            pipe = (
+                os.fspath(record) + ".pipe"
+            )  # torch makes it when it uses NCCL, and looks into it once a second
             with (
                 contextlib.suppress(OSError),
                 os.fdopen(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK), "wb") as fifo,
             ):
-                fifo.write(
-                    b"1"
-                )  # torch makes this pipe when it uses NCCL, and dumps its record when written to
-        deadline = time.monotonic() + _STACKS_S
-        while time.monotonic() < deadline and len(self.exit_codes()) < len(self._processes):
+                fifo.write(b"1")
+                records.append(record)
+        started = time.monotonic()
+        while time.monotonic() - started < _STACKS_S or (
+            time.monotonic() - started < _RECORDS_S and not all(record.exists() for record in records)
+        ):
             time.sleep(_POLL_S)
         folder.mkdir(parents=True, exist_ok=True)
         for path in self._run_dir.iterdir():

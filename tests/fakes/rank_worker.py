@@ -192,12 +192,23 @@ def _raise_out_of_memory() -> None:
     )
 
 
+def _hang_in_nccl() -> None:
+    """Hang where torch's monitor of NCCL would still write its record when its pipe is written to."""
+    stem, rank = os.environ["TORCH_NCCL_DEBUG_INFO_PIPE_FILE"], os.environ["RANK"]
+    os.mkfifo(f"{stem}{rank}.pipe")
+    with Path(f"{stem}{rank}.pipe").open("rb") as pipe:
+        pipe.read(1)
+    Path(os.environ["TORCH_FR_DUMP_TEMP_FILE"] + rank).write_bytes(b"SEND 7, RECV 6")
+    signal.pause()
+
+
 _ACTIONS: dict[str, Callable[[], object]] = {
     "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "crash": lambda: os.kill(os.getpid(), signal.SIGSEGV),
     "freeze": lambda: os.kill(os.getpid(), signal.SIGSTOP),
     "exit": lambda: os._exit(3),
     "hang": signal.pause,
+    "hang-in-nccl": _hang_in_nccl,
     "raise": _raise_error,
     "oom": _raise_out_of_memory,
     "slow": lambda: time.sleep(0.1),
