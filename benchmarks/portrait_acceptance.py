@@ -157,7 +157,7 @@ def signal_height(renderer: PortraitRenderer, mouth: Floats) -> float:
 
 
 def machine() -> dict[str, Any]:
-    """The hardware and the versions that the numbers belong to."""
+    """The day, the hardware and the versions that the numbers belong to."""
     model = platform.processor() or platform.machine()
     cpu_info = Path("/proc/cpuinfo")
     if cpu_info.exists():
@@ -169,6 +169,7 @@ def machine() -> dict[str, Any]:
         model = names[0] if names else model
     packages = ("numpy", "opencv-python-headless", "torch", "av")
     return {
+        "date": time.strftime("%Y-%m-%d"),
         "processor": model,
         "usable_cores": len(os.sched_getaffinity(0)),
         "opencv_threads": cv2.getNumThreads(),

@@ -32,10 +32,10 @@ def import_image(source: Path, target: Path) -> list[str]:
             notes.append("The picture has several frames; the first one is used.")
         if image.getexif().get(_EXIF_ORIENTATION, 1) != 1:
             notes.append("The picture was turned upright, as its camera recorded.")
-        if image.has_transparency_data:
-            notes.append("The transparent parts of the picture were filled with light grey.")
         try:
             upright = _decode(image)
+            if _is_see_through(image):
+                notes.append("The transparent parts of the picture were filled with light grey.")
         except (OSError, ValueError, SyntaxError) as error:
             raise _unreadable(source, f"It is damaged or incomplete ({error}).") from error
     upright.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
@@ -96,6 +96,14 @@ def _check_size(image: Image.Image) -> None:
                 facts={"width": image.width, "height": image.height},
             )
         )
+
+
+def _is_see_through(image: Image.Image) -> bool:
+    """Return whether any pixel is; webcams and screen shots give an alpha channel of nothing but 255."""
+    if not image.has_transparency_data:
+        return False
+    lowest, _ = image.convert("RGBA").getchannel("A").getextrema()
+    return float(lowest) < 255  # type: ignore[arg-type]
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

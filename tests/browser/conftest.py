@@ -25,6 +25,8 @@ _ARGUMENTS = [
     "--autoplay-policy=no-user-gesture-required",
     "--disable-background-networking",
     "--disable-component-update",
+    "--use-fake-device-for-media-stream",  # a camera with a moving picture, a microphone that beeps
+    "--use-fake-ui-for-media-stream",
 ]
 NewPage = Callable[..., Studio]
 

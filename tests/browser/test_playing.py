@@ -58,6 +58,25 @@ def test_the_real_engine_plays_live_and_the_file_can_be_downloaded(
         assert response.read()[4:8] == b"ftyp"
 
 
+def test_a_photo_and_a_recording_made_on_the_page_become_a_video(paced: App, new_page: NewPage) -> None:
+    studio = new_page(paced, permissions=["camera", "microphone"]).open()
+    page = studio.page
+    page.click("#studio-portrait [aria-label='Capture from camera']")
+    page.click("#studio-portrait button:has-text('Webcam')")
+    page.wait_for_function("document.querySelector('#studio-portrait video')?.videoWidth > 0")
+    page.click("#studio-portrait .photo-capture")
+    page.wait_for_selector("#studio-portrait .image-frame img")
+    page.click("#studio-voice [aria-label='Record audio']")
+    page.click("#studio-voice .record-button")
+    page.locator("#studio-voice time:has-text('0:02')").wait_for(timeout=15_000)
+    page.click("#studio-voice .stop-button")
+    page.wait_for_selector("#studio-voice .component-wrapper")
+    studio.generate()
+    studio.wait_for_state("finished")
+    assert studio.job()["audio_seconds"] > 1
+    assert studio.job()["notes"] == []
+
+
 def test_reload_in_the_middle_finds_the_job_again(
     paced: App, new_page: NewPage, portrait: Path, voice: Path
 ) -> None:

@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from liveavatar.config import AppConfig
+from liveavatar.core.errors import InputRejected, LiveAvatarError
 from liveavatar.core.job import JobState
 from liveavatar.core.request import GenerationRequest
 from liveavatar.service.facade import Studio
@@ -218,13 +219,27 @@ def test_disk_that_fills_up_under_a_job(
 
 
 def test_almost_full_disk_takes_no_new_job(fake_config: AppConfig, make_request: MakeRequest) -> None:
-    from liveavatar.core.errors import InputRejected
-
     studio = Studio(dataclasses.replace(fake_config, min_free_bytes=1 << 60))
     try:
         with pytest.raises(InputRejected, match="disk is almost full"):
             studio.submit(make_request())
         assert studio.jobs() == []
+    finally:
+        studio.close()
+
+
+def test_a_refused_request_leaves_nothing_behind(
+    fake_config: AppConfig, make_request: MakeRequest, tmp_path: Path
+) -> None:
+    studio = Studio(fake_config)
+    try:
+        text = tmp_path / "text.wav"
+        text.write_text("no recording")
+        with pytest.raises(InputRejected, match="cannot be read"):
+            studio.submit(dataclasses.replace(make_request(), audio_path=str(text)))
+        assert studio.jobs() == []
+        assert list((fake_config.data_dir / "jobs").iterdir()) == []
+        assert text.read_text() == "no recording"
     finally:
         studio.close()
 
@@ -280,8 +295,6 @@ def test_killed_app_leaves_no_worker_and_its_job_is_recovered(
 
 
 def test_second_app_on_the_same_folder_is_told(studio: Studio, fake_config: AppConfig) -> None:
-    from liveavatar.core.errors import LiveAvatarError
-
     with pytest.raises(LiveAvatarError, match="already running"):
         Studio(fake_config)
 

@@ -72,6 +72,12 @@ def test_transparency_is_filled_and_said(tmp_path: Path) -> None:
         assert min(image.getpixel((50, 50))) > 200  # type: ignore[type-var,arg-type]
 
 
+def test_an_alpha_channel_without_transparency_is_not_mentioned(tmp_path: Path) -> None:
+    path = tmp_path / "webcam.png"
+    Image.new("RGBA", (100, 100), (255, 0, 0, 255)).save(path)
+    assert import_image(path, tmp_path / "out.png") == []
+
+
 def test_exif_rotation_is_applied_and_said(tmp_path: Path) -> None:
     path = tmp_path / "turned.jpg"
     exif = Image.Exif()
