@@ -46,6 +46,11 @@ class AudioEncoder:
         self._norm_last_state = norm_last_state
 
     @property
+    def weights(self) -> list[Tensor]:
+        """Return the network's parameters and buffers."""
+        return [*self._network.parameters(), *self._network.buffers()]
+
+    @property
     def num_channels(self) -> int:
         """Width of one feature vector."""
         return int(self._network.config.hidden_size)

@@ -107,8 +107,9 @@ class Telemetry:
     """What one rank measured of itself: once after loading, then with every block.
 
     Bytes are those of PyTorch's allocator on the rank's card, 0 on the processor. `peak_bytes` is the most that was
-    allocated since the report before, so that no peak is missed between two. `items` are named like those of the
-    forecast, as far as the rank knows them.
+    allocated since the report before, so that no peak is missed between two. `items` stay on the card, `momentary` ones
+    take turns there: of those, the most that was needed so far. Both are named like those of the forecast, as far as
+    the rank knows them.
     """
 
     rank: int = 0
@@ -117,6 +118,7 @@ class Telemetry:
     reserved_bytes: int = 0
     peak_bytes: int = 0
     items: tuple[MemoryItem, ...] = ()
+    momentary: tuple[MemoryItem, ...] = ()
     block_s: float | None = None  # seconds the block took; None after loading
 
 

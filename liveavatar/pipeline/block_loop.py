@@ -11,7 +11,7 @@ it makes of the picture. The last stage publishes that frame, and every stage ta
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Protocol
@@ -123,11 +123,12 @@ def stream_blocks(
     masks: Tensor | None = None,
     decode_stream: torch.cuda.Stream | None = None,
     goes_on: bool = False,
+    between: Callable[[Iterator[BlockMessage]], Iterator[BlockMessage]] = iter,
 ) -> Iterator[Tensor]:
     """Yield the 12 pictures [1, 3, 12, H, W] of each block of speech: the loop where one device does everything.
 
     `goes_on`: the sink's motion are the latest pictures of a video that was broken off, not the still portrait. The
-    decoder starts from their end, and the reference stays.
+    decoder starts from their end, and the reference stays. `between` sees the blocks on their way to the decoder.
     """
     refresh: SinkRefresh = KeptReference(sink.reference) if goes_on else LocalRefresh()
     messages = noise_blocks(speech_blocks, clip_noise, blocks_per_clip=blocks_per_clip)
@@ -135,7 +136,7 @@ def stream_blocks(
     return decode_blocks(
         vae,
         sink.motion[:, :, -WARM_UP_LATENTS:] if goes_on else sink.motion,
-        (message.latents for message in denoised),
+        (message.latents for message in between(denoised)),
         num_skipped_pictures=num_skipped_pictures,
         latents_per_decode=latents_per_decode,
         stream=decode_stream,

@@ -45,6 +45,17 @@ class BlockDenoiser:
         self.is_last = self._steps.stop == num_steps
 
     @property
+    def kept_tensors(self) -> dict[str, list[Tensor]]:
+        """Return what is kept for the video, by the names of the forecast."""
+        caches = [*self._caches.values(), *self._spare_caches]
+        layers = [layer for cache in caches for layer in cache.layers]
+        return {
+            "key-value caches": [tensor for layer in layers for tensor in layer.tensors],
+            "sink keys": [layer.reference_k_SHK for layer in layers],
+            "prompt keys": [tensor for layer in self._text for tensor in layer],
+        }
+
+    @property
     def max_steps(self) -> int:
         """Return for how many steps there are caches."""
         return len(self._caches) + len(self._spare_caches)

@@ -20,7 +20,7 @@ class RankPeaks:
 
     def take(self, report: Telemetry) -> None:
         """Take one report in."""
-        for item in report.items:
+        for item in (*report.items, *report.momentary):
             self.items[item.name] = max(self.items.get(item.name, 0), item.num_bytes)
         self.reserved_bytes = max(self.reserved_bytes, report.reserved_bytes)
         self.peak_bytes = max(self.peak_bytes, report.peak_bytes)

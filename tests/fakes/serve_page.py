@@ -7,7 +7,6 @@ would need on them; `visitors` keeps visitors apart, `login` asks for ann / secr
 from __future__ import annotations
 
 import dataclasses
-import os
 import signal
 import sys
 import time
@@ -55,7 +54,7 @@ def main() -> None:
     )
     trace = next((name for name in _MACHINES if name in flags), None)
     studio = StudioOnRecordedCards(config, trace) if trace else Studio(config)
-    signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    signal.signal(signal.SIGTERM, _leave)
     page = build_page(studio)
     options: dict[str, Any] = launch_options(studio)
     if "login" in flags:
@@ -66,6 +65,10 @@ def main() -> None:
         page.block_thread()
     finally:
         studio.close()
+
+
+def _leave(signal_number: int, frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -124,6 +124,10 @@ def test_from_files_to_a_video(studio: Studio, submit: Callable[..., Job]) -> No
     video = studio.video_path(job.id)
     assert video is not None
     check_video(video, seconds=1.1)
+    (report,) = studio.telemetry()
+    assert report.block_s is not None
+    assert report.block_s > 0
+    assert report.reserved_bytes == 0, "nothing lies on a graphics card"
 
 
 def test_the_seed_decides(studio: Studio, submit: Callable[..., Job]) -> None:

@@ -25,6 +25,7 @@ from liveavatar.core.memory import gib_text
 from liveavatar.core.plan import ChangeCause, ExecutionPlan, PlanChange
 from liveavatar.engines.s2v.fitting import fit_into
 from liveavatar.engines.s2v.memory import give_back
+from liveavatar.engines.s2v.meter import Meter
 from liveavatar.engines.s2v.parts import Parts, can_multiply_in_8_bits
 from liveavatar.engines.s2v.video import Past, PictureStream
 from liveavatar.models.s2v.config import CLIP_BLOCKS
@@ -80,10 +81,12 @@ class AdaptiveVideo:
         pin_size: bool,
         available_bytes: Callable[[], int],
         take_wish: Callable[[], Adjust | None],
+        meter: Meter,
     ) -> None:
         self._parts, self._conditions = parts, conditions
         self._pin_size = pin_size
         self._available_bytes, self._take_wish = available_bytes, take_wish
+        self._meter = meter
         self._ladder = Ladder(plan, conditions.picture_size)
         if pin_size:
             self._ladder.skip(ladder.make_smaller)
@@ -155,6 +158,7 @@ class AdaptiveVideo:
     def _stream(self, text: Tensor) -> PictureStream:
         plan = self.plan
         reference = self._conditions.reference(plan.height, plan.width)
+        self._meter.note_resident(self._parts.kept_tensors)
         return PictureStream(
             self._parts.transformer,
             self._parts.vae,
@@ -164,6 +168,7 @@ class AdaptiveVideo:
             speech=self._conditions.speech(self._num_blocks),
             seed=self._conditions.seed,
             past=self._past(backdrop_of(reference)),
+            meter=self._meter,
         )
 
     # ------------------------------------------------------------------------------ what was made

@@ -28,6 +28,7 @@ from liveavatar.core.events import (
     Notice,
     PlanChanged,
     Progress,
+    Telemetry,
 )
 from liveavatar.core.plan import FPS, ExecutionPlan, PlanChange
 from liveavatar.core.request import AUDIO_RATE, ValidatedRequest
@@ -35,6 +36,7 @@ from liveavatar.engines.s2v.adaptive import AdaptiveVideo, Remark, backdrop_of
 from liveavatar.engines.s2v.compiling import compile_parts
 from liveavatar.engines.s2v.fitting import fit_into
 from liveavatar.engines.s2v.memory import give_back, measure_available
+from liveavatar.engines.s2v.meter import Meter
 from liveavatar.engines.s2v.parts import Parts, can_multiply_in_8_bits, load_parts
 from liveavatar.engines.s2v.video import speech_blocks
 from liveavatar.media.encoder import StreamEncoder
@@ -64,25 +66,31 @@ class S2vEngine:
         self._load_parts = load_parts
         self._available_bytes = available_bytes
         self._parts: Parts | None = None
+        self._meter = Meter(torch.device("cpu"))
         self._wishes: queue.SimpleQueue[Adjust] = queue.SimpleQueue()
 
-    def load(self, plan: ExecutionPlan) -> None:
+    def load(self, plan: ExecutionPlan) -> Telemetry:
         """Load all networks and make a short silent video: first calls are slow, and what is wrong shows here.
 
         Where less memory is free than was planned with, the weights are loaded as small as they must be.
         """
         plan = self._fitted(plan)
         self._parts = self._load_parts(plan)
+        self._meter = Meter(self._parts.transformer.device)
         on_card = self._parts.transformer.device.type == "cuda"
         if on_card:
             compile_parts(self._parts, Path(plan.model.cache) / "compiled" if plan.model else None)
         with tempfile.TemporaryDirectory(prefix="liveavatar-") as folder:
             num_blocks = _WARM_UP_BLOCKS_ON_CARD if on_card else _WARM_UP_BLOCKS
             request = _silent_request(Path(folder), num_blocks * PICTURES_PER_BLOCK)
-            for _ in self.generate(request, plan, should_stop=lambda: False):
-                pass
+            events = list(self.generate(request, plan, should_stop=lambda: False))
+        self._meter.begin_video()
+        self._meter.note_resident(self._parts.kept_tensors)
+        loaded = self._meter.report(is_block=False)
+        peaks = [event.peak_bytes for event in (*events, loaded) if isinstance(event, Telemetry)]
         if on_card:
-            log.info("%.1f GB of graphics memory at the peak", torch.cuda.max_memory_allocated() / 1e9)
+            log.info("%.1f GB of graphics memory at the peak", max(peaks) / 1e9)
+        return dataclasses.replace(loaded, peak_bytes=max(peaks))
 
     def generate(
         self, request: ValidatedRequest, plan: ExecutionPlan, *, should_stop: Callable[[], bool]
@@ -110,6 +118,7 @@ class S2vEngine:
     ) -> Iterator[EngineEvent]:
         assert self._parts is not None, "load comes first"
         job_id = request.job_id
+        self._meter.begin_video()
         with soundfile.SoundFile(request.audio_path) as voice:
             num_frames = -(-voice.frames // _SAMPLES_PER_PICTURE)
             yield Progress(job_id=job_id, stage="preparing", frames_done=0, num_frames=num_frames)
@@ -123,6 +132,7 @@ class S2vEngine:
                 pin_size=request.pin_size,
                 available_bytes=self._available_bytes,
                 take_wish=lambda: self._wish_for(job_id),
+                meter=self._meter,
             )
             blocks, file, done = video.make(), None, 0
             while done < num_frames:
@@ -149,6 +159,7 @@ class S2vEngine:
                     data = file.add(made[:num_new], sound)
                     done += num_new
                     yield Progress(job_id=job_id, stage="generating", frames_done=done, num_frames=num_frames)
+                    yield self._meter.report(is_block=True)
                     if data:
                         yield Chunk(job_id=job_id, data=data, frames_done=done)
             assert file is not None, "a voice has at least one picture"

@@ -57,6 +57,16 @@ class Parts:
         modules = self.transformer.modules()
         return "fp8" if any(isinstance(module, Fp8Linear) for module in modules) else "bf16"
 
+    @property
+    def kept_tensors(self) -> dict[str, list[Tensor]]:
+        """Return what stays in memory for every video, by the names of the forecast."""
+        return {
+            # The scales of 8-bit weights are buffers.
+            "weights": [*self.transformer.parameters(), *self.transformer.buffers()],
+            "decoder weights": [*self.vae.parameters(), *self.vae.buffers()],
+            "speech encoder": self.audio_encoder.weights,
+        }
+
     def use_precision(self, precision: Precision) -> None:
         """Bring the weights to 8 bits where that is asked for; there is no way back to more."""
         if precision == "fp8" and self.precision != "fp8":

@@ -16,6 +16,7 @@ from liveavatar.conditioning.audio_stream import AudioFeatureStream
 from liveavatar.conditioning.reference import SinkLatents, plain_sink
 from liveavatar.conditioning.resample import Floats
 from liveavatar.core.plan import ExecutionPlan
+from liveavatar.engines.s2v.meter import Meter
 from liveavatar.models.s2v import S2VTransformer, TokenGrid
 from liveavatar.models.s2v.config import CLIP_BLOCKS
 from liveavatar.models.vae import StreamingVae
@@ -76,6 +77,7 @@ class PictureStream:
         speech: Iterable[Tensor],
         seed: int,
         past: Past | None = None,
+        meter: Meter,
     ) -> None:
         """Prepare; nothing large is computed before the first picture is asked for.
 
@@ -96,6 +98,7 @@ class PictureStream:
             sink_distance=self._sink_distance,
             num_steps=plan.num_steps,
         )
+        meter.note_resident(self._denoiser.kept_tensors)
         decode_stream: torch.cuda.Stream | None = None
         if DECODE_BESIDE and transformer.device.type == "cuda":
             decode_stream = torch.cuda.Stream(transformer.device)  # type: ignore[no-untyped-call]
@@ -108,7 +111,9 @@ class PictureStream:
             latents_per_decode=plan.latents_per_decode,
             goes_on=past is not None,
             decode_stream=decode_stream,
+            between=lambda denoised: meter.watch(denoised, "activations"),
         )
+        blocks = meter.watch(blocks, "decoder working memory")
         self._pictures = pictures_on_host(blocks, decode_stream)
 
     @property
