@@ -132,6 +132,7 @@ def engine_json(studio: Studio) -> Json:
         "state": status.state,
         "name": status.engine,
         "rss_bytes": status.rss_bytes,
+        "loading": status.loading,
         "block_s": max(blocks, default=None),
         "diagnosis": diagnosis_json(status.diagnosis),
     }

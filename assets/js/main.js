@@ -47,8 +47,12 @@ function drawPill(state, failures) {
 function engineWords({ engine, num_active, num_waiting }) {
   if (engine.state === "failed") return ["error", words.engineFailed];
   if (engine.state === "restarting") return ["busy", words.restarting];
-  if (num_active) return ["busy", num_waiting ? `${words.working} · ${words.inLine(num_waiting)}` : words.working];
-  return engine.state === "starting" ? ["busy", words.starting] : ["ok", words.ready];
+  if (num_active && !engine.loading) return ["busy", num_waiting ? `${words.working} · ${words.inLine(num_waiting)}` : words.working];
+  return engine.state === "starting" || engine.loading ? ["busy", loadingWords(engine)] : ["ok", words.ready];
+}
+
+function loadingWords({ loading }) {
+  return words.loadStages[loading] ?? words.starting;
 }
 
 /** Follow a job on the stage; remembered in the address and in this tab, so that a reload finds it again. */

@@ -2,6 +2,11 @@
 
 const english = {
   starting: "Starting engine",
+  loadStages: {
+    reading: "Reading the model",
+    compiling: "Preparing the card: minutes the first time, seconds later",
+    warming: "Making the first pictures",
+  },
   ready: "Ready",
   working: "Working",
   restarting: "Engine is restarting",
@@ -117,6 +122,11 @@ const english = {
 
 const chinese = {
   starting: "引擎启动中",
+  loadStages: {
+    reading: "正在读取模型",
+    compiling: "正在为显卡做准备：首次需几分钟，之后只需几秒",
+    warming: "正在生成最初的画面",
+  },
   ready: "就绪",
   working: "生成中",
   restarting: "引擎正在重启",

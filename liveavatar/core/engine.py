@@ -5,18 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from liveavatar.core.events import Adjust, EngineEvent, Telemetry
+from liveavatar.core.events import Adjust, EngineEvent, LoadStage, Telemetry
 from liveavatar.core.plan import ExecutionPlan
 from liveavatar.core.request import ValidatedRequest
+
+OnLoadStage = Callable[[LoadStage], None]
+
+
+def not_shown(stage: LoadStage) -> None:
+    """Show nobody how far loading is."""
 
 
 class Engine(Protocol):
     """Makes videos. One engine lives in one worker process and makes one video at a time."""
 
-    def load(self, plan: ExecutionPlan) -> Telemetry | None:
+    def load(self, plan: ExecutionPlan, on_stage: OnLoadStage = not_shown) -> Telemetry | None:
         """Load weights and warm up through the real path. Raise EngineFailed when that is impossible.
 
-        Returns what was measured of it, None when the engine measures nothing.
+        `on_stage` is called where a stage begins that an operator may have to wait for. Returns what was measured,
+        None when the engine measures nothing.
         """
 
     def generate(

@@ -6,11 +6,15 @@ Commands go to the worker, events come from it. A job ends with exactly one of F
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from liveavatar.core.errors import Diagnosis
 from liveavatar.core.memory import MemoryItem
 from liveavatar.core.plan import ExecutionPlan, PlanChange
 from liveavatar.core.request import ValidatedRequest
+
+# What an engine that is being loaded is at: reading its files, or making its first pictures, compiled or not.
+LoadStage = Literal["reading", "compiling", "warming"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +77,7 @@ class Heartbeat:
     """The worker's threads are alive. Says nothing of progress: that is what Progress is for."""
 
     rss_bytes: int
+    loading: LoadStage | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

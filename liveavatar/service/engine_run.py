@@ -11,7 +11,16 @@ from pathlib import Path
 import zmq
 
 from liveavatar.core.errors import Diagnosis, EngineFailed
-from liveavatar.core.events import Command, EngineEvent, Failed, Heartbeat, Hello, Ready, Shutdown
+from liveavatar.core.events import (
+    Command,
+    EngineEvent,
+    Failed,
+    Heartbeat,
+    Hello,
+    LoadStage,
+    Ready,
+    Shutdown,
+)
 from liveavatar.core.launch import Launch
 from liveavatar.core.plan import ExecutionPlan
 from liveavatar.core.wire_address import WireAddress
@@ -72,6 +81,7 @@ class EngineRun:
         self._last_heard = dict.fromkeys(self._ranks, time.monotonic())
         self._last_words: dict[int, Diagnosis] = {}
         self._rss_bytes = dict.fromkeys(self._ranks, 0)
+        self.loading: LoadStage | None = None  # what the rank heard last is at
 
     @property
     def pids(self) -> tuple[int, ...]:
@@ -97,6 +107,7 @@ class EngineRun:
             self._last_heard[rank] = time.monotonic()
             if isinstance(event, Heartbeat):
                 self._rss_bytes[rank] = event.rss_bytes
+                self.loading = event.loading
             elif isinstance(event, Failed) and self._ends_engine(event):
                 self._last_words.setdefault(rank, event.diagnosis)
             else:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from liveavatar.core import wire
 from liveavatar.core.errors import Diagnosis, EngineFailed
-from liveavatar.core.events import Adjust, Cancelled, EngineEvent, Failed, Finished, Telemetry
+from liveavatar.core.events import Adjust, Cancelled, EngineEvent, Failed, Finished, LoadStage, Telemetry
 from liveavatar.core.job import Job, JobState
 from liveavatar.core.plan import ExecutionPlan
 from liveavatar.core.request import ValidatedRequest
@@ -41,6 +41,7 @@ class EngineStatus:
     engine: str
     diagnosis: Diagnosis | None  # why it failed last, until it is ready again
     rss_bytes: int
+    loading: LoadStage | None
 
 
 class JobRunner(threading.Thread):
@@ -114,6 +115,7 @@ class JobRunner(threading.Thread):
             engine=self._warm_plan.engine,
             diagnosis=self._failure,
             rss_bytes=self._supervisor.rss_bytes,
+            loading=self._supervisor.loading,
         )
 
     @property

@@ -27,6 +27,7 @@ from liveavatar.core.events import (
     Generate,
     Hello,
     Load,
+    LoadStage,
     PlanChanged,
     Progress,
     Ready,
@@ -92,6 +93,11 @@ class EngineSupervisor:
     def rss_bytes(self) -> int:
         """Return the host memory of all ranks."""
         return self._run.rss_bytes if self._run else 0
+
+    @property
+    def loading(self) -> LoadStage | None:
+        """Return what an engine that is being loaded is at."""
+        return self._run.loading if self._run and self.phase is Phase.LOADING else None
 
     def start(self, plan: ExecutionPlan) -> None:
         """Start the ranks and have them load the plan's engine; returns at once. Does nothing if they run it.

@@ -29,6 +29,7 @@ from liveavatar.core.events import (
     Heartbeat,
     Hello,
     Load,
+    LoadStage,
     Ready,
     Shutdown,
     Stop,
@@ -102,10 +103,15 @@ class ControlThread(threading.Thread):
         self._wire = connection
         self._guard = OrphanGuard(parent_pid)
         self._stopped_jobs: set[str] = set()
+        self._loading: LoadStage | None = None
 
     def stop_asked(self, job_id: str) -> bool:
         """Return whether the operator stopped this job."""
         return job_id in self._stopped_jobs
+
+    def show_loading(self, stage: LoadStage | None) -> None:
+        """Have the app told with the next heartbeat how far loading is."""
+        self._loading = stage
 
     def run(self) -> None:
         """Pass commands on until Shutdown."""
@@ -120,7 +126,7 @@ class ControlThread(threading.Thread):
         while not isinstance(command, Shutdown):
             if time.monotonic() >= next_beat:
                 self._guard.check()
-                events.send(Heartbeat(rss_bytes=process.memory_info().rss))
+                events.send(Heartbeat(rss_bytes=process.memory_info().rss, loading=self._loading))
                 next_beat = time.monotonic() + _HEARTBEAT_S
             if not control.poll(200):
                 continue
@@ -167,12 +173,13 @@ class Worker:
         started = time.monotonic()
         try:
             engine = self._engines[command.plan.engine]()
-            measured = engine.load(command.plan)
+            measured = engine.load(command.plan, self._control.show_loading)
         except Exception as error:
             log.exception("loading %s failed", command.plan.engine)
             self._events.send(Failed(job_id="", diagnosis=from_exception(error)))
             return
         self._engine = engine
+        self._control.show_loading(None)
         load_s = time.monotonic() - started
         log.info("engine %s ready after %.1f s", command.plan.engine, load_s)
         if measured is not None:

@@ -17,6 +17,7 @@ import soundfile
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from liveavatar.core.engine import OnLoadStage, not_shown
 from liveavatar.core.errors import Diagnosis, EngineFailed
 from liveavatar.core.events import (
     Adjust,
@@ -42,7 +43,7 @@ _SAMPLES_PER_FRAME = 48_000 // FPS
 class PacedEngine:
     """Makes frames at the pace that the prompt names."""
 
-    def load(self, plan: ExecutionPlan) -> None:
+    def load(self, plan: ExecutionPlan, on_stage: OnLoadStage = not_shown) -> None:
         """Nothing to load."""
 
     def adjust(self, wish: Adjust) -> None:

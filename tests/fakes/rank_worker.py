@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Protocol
 
 from liveavatar.config import process_rank
+from liveavatar.core.engine import OnLoadStage, not_shown
 from liveavatar.core.events import Cancelled, Chunk, EngineEvent, Finished, Progress
 from liveavatar.core.plan import ExecutionPlan
 from liveavatar.core.request import AUDIO_RATE, ValidatedRequest
@@ -113,7 +114,7 @@ class ChainEngine:
         self._run_dir = run_dir
         self._rank = process_rank()
 
-    def load(self, plan: ExecutionPlan) -> None:
+    def load(self, plan: ExecutionPlan, on_stage: OnLoadStage = not_shown) -> None:
         assert plan.parallel is not None
         _misbehave(os.environ.get("FAKE_FAULT", ""), self._rank, "load")
         self._last_rank = plan.parallel.world_size - 1

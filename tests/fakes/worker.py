@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from liveavatar.core.engine import OnLoadStage, not_shown
 from liveavatar.core.errors import Diagnosis, EngineFailed
 from liveavatar.core.events import (
     Adjust,
@@ -38,7 +39,8 @@ CHUNK_FRAMES = 10
 class FakeEngine:
     """Sends a moving grey ramp. Prompts: slow, crash, exit, raise, hang, hang-at-once, ignore-stop, notice."""
 
-    def load(self, plan: ExecutionPlan) -> Telemetry:
+    def load(self, plan: ExecutionPlan, on_stage: OnLoadStage = not_shown) -> Telemetry:
+        on_stage("reading")
         mode = os.environ.get("FAKE_LOAD", "")
         if mode == "raise":
             raise EngineFailed(

@@ -148,7 +148,12 @@ def test_engine_that_cannot_load(
     studio = Studio(dataclasses.replace(fake_config, deadlines=deadlines))
     studio.start()
     try:
-        job = wait_for_end(studio, studio.submit(make_request()).id)
+        job_id = studio.submit(make_request()).id
+        if mode == "hang":
+            wait_until(
+                lambda: studio.engine_status().loading == "reading"
+            )  # meanwhile the page says what it does
+        job = wait_for_end(studio, job_id)
         assert job.state is JobState.FAILED
         assert job.diagnosis is not None
         assert job.diagnosis.code == code

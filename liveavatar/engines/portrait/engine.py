@@ -12,6 +12,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from liveavatar.core.engine import OnLoadStage, not_shown
 from liveavatar.core.errors import Diagnosis, EngineFailed
 from liveavatar.core.events import Adjust, Cancelled, Chunk, EngineEvent, Finished, Notice, Progress
 from liveavatar.core.plan import ExecutionPlan
@@ -47,7 +48,7 @@ class _Scene(NamedTuple):
 class PortraitEngine:
     """Implements `liveavatar.core.engine.Engine`."""
 
-    def load(self, plan: ExecutionPlan) -> None:
+    def load(self, plan: ExecutionPlan, on_stage: OnLoadStage = not_shown) -> None:
         """Load both nets and run everything once: first calls are slow."""
         self._face_finder = FaceFinder()
         self._speech = SpeechAnalyser()

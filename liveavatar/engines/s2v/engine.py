@@ -18,6 +18,7 @@ from torch import Tensor
 
 from liveavatar.conditioning.audio_file import stream_16k
 from liveavatar.conditioning.image import prepare_picture
+from liveavatar.core.engine import OnLoadStage, not_shown
 from liveavatar.core.errors import EngineFailed
 from liveavatar.core.events import (
     Adjust,
@@ -69,17 +70,19 @@ class S2vEngine:
         self._meter = Meter(torch.device("cpu"))
         self._wishes: queue.SimpleQueue[Adjust] = queue.SimpleQueue()
 
-    def load(self, plan: ExecutionPlan) -> Telemetry:
+    def load(self, plan: ExecutionPlan, on_stage: OnLoadStage = not_shown) -> Telemetry:
         """Load all networks and make a short silent video: first calls are slow, and what is wrong shows here.
 
         Where less memory is free than was planned with, the weights are loaded as small as they must be.
         """
+        on_stage("reading")
         plan = self._fitted(plan)
         self._parts = self._load_parts(plan)
         self._meter = Meter(self._parts.transformer.device)
         on_card = self._parts.transformer.device.type == "cuda"
         if on_card:
             compile_parts(self._parts, Path(plan.model.cache) / "compiled" if plan.model else None)
+        on_stage("compiling" if on_card else "warming")
         with tempfile.TemporaryDirectory(prefix="liveavatar-") as folder:
             num_blocks = _WARM_UP_BLOCKS_ON_CARD if on_card else _WARM_UP_BLOCKS
             request = _silent_request(Path(folder), num_blocks * PICTURES_PER_BLOCK)
