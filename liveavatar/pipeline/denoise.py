@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from liveavatar.conditioning.reference import SinkLatents
+from liveavatar.core.parallel import KvPrecision
 from liveavatar.models.s2v import S2VTransformer, TokenGrid, routing_masks
 from liveavatar.models.s2v.config import CLIP_BLOCKS
 from liveavatar.models.s2v.kv_cache import KVCache
@@ -33,12 +34,15 @@ class BlockDenoiser:
         num_steps: int = MAX_STEPS,
         steps: range | None = None,
         blocks_per_clip: int = CLIP_BLOCKS,
+        kv_precision: KvPrecision = "bf16",
     ) -> None:
         self._model = model
         self._steps = range(num_steps) if steps is None else steps
         self._set_schedule(num_steps)
         self._text = model.encode_text(text)
-        caches = model.allocate_caches(grid, len(self._steps), capacity_blocks=blocks_per_clip)
+        caches = model.allocate_caches(
+            grid, len(self._steps), capacity_blocks=blocks_per_clip, precision=kv_precision
+        )
         self._caches = dict(zip(self._steps, caches, strict=True))
         self._spare_caches: list[KVCache] = []
         self._sink_distance = sink_distance

@@ -5,17 +5,29 @@ from __future__ import annotations
 import sys
 import types
 from collections.abc import Iterator
+from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from benchmarks.attention_statistics import EPS, AttentionInputs, Kind, draw_inputs
+from liveavatar.core.events import Notice
+from liveavatar.core.parallel import ParallelPlan
+from liveavatar.core.plan import ExecutionPlan
+from liveavatar.core.request import ValidatedRequest
+from liveavatar.engines.s2v.engine import S2vEngine
+from liveavatar.engines.s2v.parts import Parts
+from liveavatar.models.s2v import S2VTransformer
 from liveavatar.models.s2v.attention import RMSNorm
 from liveavatar.models.s2v.int8_attention import arithmetic, operators, probe
 from liveavatar.models.s2v.int8_attention.cache import Int8LayerCache, new_layer
+from liveavatar.pipeline.denoise import BlockDenoiser
 from tests.parity.golden import relative_error, relative_rms
 from tests.s2v.tiny import SMALL_GRID, TinyStream, tiny_model
 
@@ -281,3 +293,53 @@ def test_kernels_that_do_not_compile_are_refused(monkeypatch: pytest.MonkeyPatch
 def test_what_is_tried_is_equal_on_equal_devices() -> None:
     """The probe's own arithmetic: on the processor both sides run the same."""
     assert probe._difference(torch.device("cpu")) == 0
+
+
+# ---------------------------------------------------------------------------------------------- engine
+
+
+def parts_of(model: S2VTransformer) -> Parts:
+    """Return an engine's parts of which only the transformer is there."""
+    return Parts(transformer=model, vae=None, audio_encoder=None, prompts=None)  # type: ignore[arg-type]
+
+
+def test_the_operator_is_told_when_attention_stays_in_16_bits(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "voice.wav", np.zeros(16_000, np.int16), 16_000)
+    Image.new("RGB", (64, 64)).save(tmp_path / "picture.png")
+    request = ValidatedRequest(
+        job_id="a",
+        image_path=str(tmp_path / "picture.png"),
+        audio_path=str(tmp_path / "voice.wav"),
+        audio_seconds=1.0,
+        prompt="",
+        seed=0,
+        face_clicks=None,
+        whole_picture=True,
+    )
+    plan = ExecutionPlan(
+        engine="s2v", width=64, height=64, parallel=ParallelPlan(step_split=(4,)), kv_precision="int8"
+    )
+    engine = S2vEngine()
+    engine._parts = parts_of(tiny_model())
+    events = engine.generate(request, plan, should_stop=lambda: True)
+    assert [event.text for event in events if isinstance(event, Notice)] == [
+        "Attention works in 16 bits instead of 8: it needs a graphics card."
+    ]
+
+
+def test_a_plan_with_8_bit_attention_gets_its_caches() -> None:
+    parts = parts_of(tiny_model(**POWER_OF_TWO_HEADS))
+    assert parts.usable_kv("int8") == "bf16"
+    vars(parts)["why_no_8_bit_attention"] = None  # as if it had been tried on a card
+    assert [parts.usable_kv(wanted) for wanted in ("bf16", "fp8", "int8")] == ["bf16", "fp8", "int8"]
+    denoiser = BlockDenoiser(
+        parts.transformer,
+        grid=SMALL_GRID,
+        text=torch.randn(4, 8),
+        sink_distance=lambda block, step: 20,
+        num_steps=2,
+        kv_precision=parts.usable_kv("int8"),
+    )
+    layers = [layer for cache in denoiser._caches.values() for layer in cache.layers]
+    assert len(layers) == 4
+    assert all(isinstance(layer, Int8LayerCache) for layer in layers)

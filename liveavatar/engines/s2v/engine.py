@@ -128,6 +128,11 @@ class S2vEngine:
             loaded = dataclasses.replace(plan, precision=self._parts.precision)
             if loaded != plan:
                 yield PlanChanged(job_id=job_id, change=_loaded_otherwise(plan, loaded), plan=loaded)
+            usable_kv = self._parts.usable_kv(plan.kv_precision)
+            if usable_kv != plan.kv_precision:
+                loaded = dataclasses.replace(loaded, kv_precision=usable_kv)
+                text = f"Attention works in 16 bits instead of 8: {self._parts.why_no_8_bit_attention}."
+                yield Notice(job_id=job_id, text=text)
             video = AdaptiveVideo(
                 self._parts,
                 loaded,

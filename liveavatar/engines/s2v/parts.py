@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -14,7 +15,7 @@ from liveavatar.conditioning.audio import AudioEncoder, load_audio_encoder
 from liveavatar.conditioning.prompt_cache import PromptCache
 from liveavatar.conditioning.text import PromptEncoder
 from liveavatar.core.errors import Diagnosis, EngineFailed
-from liveavatar.core.parallel import Precision
+from liveavatar.core.parallel import KvPrecision, Precision
 from liveavatar.core.plan import ExecutionPlan, ModelFiles
 from liveavatar.diagnostics.doctor import inspect_checkpoint
 from liveavatar.loading.checkpoint import CheckpointLayout
@@ -22,6 +23,7 @@ from liveavatar.loading.lora import LoraMerge
 from liveavatar.loading.quantize import Fp8Linear, quantize_linears
 from liveavatar.loading.transformer import load_transformer
 from liveavatar.models.s2v import S2VTransformer
+from liveavatar.models.s2v.int8_attention import probe
 from liveavatar.models.vae import StreamingVae, load_vae
 
 log = logging.getLogger(__name__)
@@ -71,6 +73,16 @@ class Parts:
         """Bring the weights to 8 bits where that is asked for; there is no way back to more."""
         if precision == "fp8" and self.precision != "fp8":
             quantize_linears(self.transformer)
+
+    @cached_property
+    def why_no_8_bit_attention(self) -> str | None:
+        """Return why its kernels cannot serve here, as part of a sentence, or None. They are tried once."""
+        model = self.transformer
+        return probe.why_not(device=model.device, dtype=model.compute_dtype, head_dim=model.head_dim)
+
+    def usable_kv(self, wanted: KvPrecision) -> KvPrecision:
+        """Return the precision of keys and values: 16 bits in place of an 8-bit attention that cannot serve."""
+        return "bf16" if wanted == "int8" and self.why_no_8_bit_attention is not None else wanted
 
     def encode_prompt(self, prompt: str, *, on_processor: bool) -> Tensor:
         """Return the embedding [num_tokens, width] on the transformer's device and in its dtype.

@@ -97,6 +97,7 @@ class PictureStream:
             text=text,
             sink_distance=self._sink_distance,
             num_steps=plan.num_steps,
+            kv_precision=plan.kv_precision,
         )
         meter.note_resident(self._denoiser.kept_tensors)
         decode_stream: torch.cuda.Stream | None = None

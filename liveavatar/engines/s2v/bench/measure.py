@@ -246,6 +246,7 @@ def _denoiser(bench: Bench, randomness: SeededRandomness) -> BlockDenoiser:
         text=bench.parts.encode_prompt("", on_processor=True),
         sink_distance=randomness.sink_distance,
         num_steps=bench.num_steps,
+        kv_precision=bench.parts.usable_kv(bench.plan.kv_precision),
     )
 
 

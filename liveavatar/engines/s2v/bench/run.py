@@ -74,6 +74,8 @@ def run_bench(options: BenchOptions, report: Report) -> None:
         kernel = parts.transformer.select_attention()
         loaded.append(parts)
         report.add("loaded", _loaded(parts, kernel, time.perf_counter() - started))
+        if options.kv_precision == "int8":
+            report.add("8-bit attention", {"why_not": parts.why_no_8_bit_attention})
         if device.type == "cuda":
             report.add("ceilings", ceilings(device, kernel))
         return parts
