@@ -173,6 +173,10 @@ def plan_sentences(candidate: Candidate) -> tuple[str, ...]:
         sentences.append(
             "Cached keys and values are kept in 8 bits because 16 do not fit; the picture may differ slightly."
         )
+    if configuration.kv_precision == "int8":
+        sentences.append(
+            "Attention works in 8 bits: faster, half the memory for keys and values; the picture may differ slightly."
+        )
     if configuration.latents_per_decode == 1:
         sentences.append(
             "The decoder takes one latent frame at a time, which needs less memory and more time."

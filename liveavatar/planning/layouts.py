@@ -144,6 +144,8 @@ def offload_variants(
         )
         for offload in choices
         for kv_precision in kv_precisions
+        # Rows of its caches do not lie side by side, so that a block's cannot be brought back alone.
+        if not (offload.caches and kv_precision == "int8")
         for latents in _LATENTS_PER_DECODE
     ]
 

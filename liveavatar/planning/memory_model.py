@@ -7,6 +7,7 @@ calibration.py.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -39,6 +40,7 @@ MARGIN_SHARE = 0.02
 _STREAM_BUFFERS = 2  # the block that runs and the one that is on its way
 _BF16 = 2
 _KV_BYTES: dict[KvPrecision, int] = {"bf16": 2, "fp8": 1, "int8": 1}
+_INT8_TILE_TOKENS = 128  # caches of 8-bit attention are whole tiles
 _SCALE_BYTES = 4  # per output channel of an 8-bit weight
 
 _Share = tuple[str, float, Basis]  # name, bytes and basis of an item
@@ -146,6 +148,8 @@ def step_cache_bytes(role: RankRole) -> float:
     tokens = role.size.window_tokens
     if not role.cache_layout.sink_in_every_step:
         tokens -= role.size.sink_tokens
+    if role.kv_precision == "int8":
+        tokens = math.ceil(tokens / _INT8_TILE_TOKENS) * _INT8_TILE_TOKENS
     return 2 * tokens * _values_per_token(role) * _KV_BYTES[role.kv_precision]
 
 

@@ -22,6 +22,9 @@ LARGEST_FOR_PROCESSOR = 1_000_000_000
 # For models whose memory is not forecast: with less than so much memory free, pictures of at most so many pixels.
 AREA_BY_FREE_MEMORY = ((8 * GIB, 384 * 256), (12 * GIB, 688 * 368))
 
+_HOPPER = 9  # major compute capability of the cards that 8-bit attention is made for
+_NO_INT8_ATTENTION = "8-bit attention is made for Hopper cards (H100, H200) alone; 16 bits are used."
+
 _SAME_MODEL = 0.01  # of the parameters; the forecast is computed for one model
 
 
@@ -35,6 +38,7 @@ class S2vSetup:
     gpus: tuple[GpuSpec, ...] = ()
     host_bytes: int | None = None  # all of the machine's memory
     host_free_bytes: int | None = None
+    int8_attention: bool = False  # the operator wishes it where the cards can
     avoided: frozenset[ParallelPlan] = frozenset()  # layouts that failed again and again; none of one card
     slots: tuple[
         int, ...
@@ -63,12 +67,19 @@ def plan_s2v(
         raise InputRejected(_NO_CARD)
     if not setup.gpus or not is_forecast(setup.num_parameters):
         return _without_forecast(setup, setup.files, size, picture, num_steps, pin_size)
+    asks_int8 = setup.int8_attention and all(gpu.compute_capability[0] == _HOPPER for gpu in setup.gpus)
     choice = choose(
         Machine(gpus=setup.gpus, host_bytes=setup.host_bytes),
         size=size,
         may_shrink=not pin_size,
         picture=picture,
-        wishes=Wishes(num_steps=num_steps, abilities=ENGINE, avoided=setup.avoided, slots=setup.slots),
+        wishes=Wishes(
+            num_steps=num_steps,
+            kv_precision="int8" if asks_int8 else None,
+            abilities=ENGINE,
+            avoided=setup.avoided,
+            slots=setup.slots,
+        ),
     )
     if choice.best is None and setup.avoided:  # better what may fail again than nothing
         return plan_s2v(
@@ -83,7 +94,8 @@ def plan_s2v(
         f"The layout “{layout.describe()}” is not used: it failed again and again."
         for layout in sorted(setup.avoided, key=ParallelPlan.describe)
     )
-    return dataclasses.replace(plan, model=setup.files, decisions=plan.decisions + lost)
+    refused = (_NO_INT8_ATTENTION,) if setup.int8_attention and not asks_int8 else ()
+    return dataclasses.replace(plan, model=setup.files, decisions=plan.decisions + refused + lost)
 
 
 def is_forecast(num_parameters: int) -> bool:

@@ -54,6 +54,7 @@ def find_s2v(
         gpus=gpus,
         host_bytes=hardware.host_total_bytes,
         host_free_bytes=hardware.host_available_bytes,
+        int8_attention=config.int8_attention,
         avoided=avoided,
         slots=(cluster.own_slots, *(machine.slots for machine in machines)) if cluster and machines else (),
     )

@@ -74,6 +74,12 @@ def test_stages_without_steps_are_refused(split: tuple[int, ...]) -> None:
         ParallelPlan(step_split=split)
 
 
+def test_caches_of_8_bit_attention_stay_on_the_card() -> None:
+    variants = layouts.offload_variants(ParallelPlan(step_split=(4,)), "fp8", ("bf16", "int8"))
+    assert {variant.offload.caches for variant in variants if variant.kv_precision == "bf16"} == {True, False}
+    assert {variant.offload.caches for variant in variants if variant.kv_precision == "int8"} == {False}
+
+
 def test_spare_cards_make_more_videos() -> None:
     found = candidates(parse_machine("4xH200"), SIZE)
     alone = next(each for each in found if each.configuration.parallel.world_size == 1)

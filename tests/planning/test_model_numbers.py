@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
@@ -51,9 +53,13 @@ def test_tokens_and_caches(model: S2VTransformer, width: int, height: int) -> No
     assert size.block_tokens == grid.block_tokens
     assert size.sink_tokens == grid.sink_tokens
     with torch.device("meta"):
-        cache = model.to("meta").to(torch.bfloat16).allocate_caches(grid, 1)[0]
-    allocated = sum(layer.k_THK.nbytes + layer.v_THK.nbytes for layer in cache.layers)
-    assert step_cache_bytes(RankRole(size=size, num_steps=1)) == allocated
+        model = model.to("meta").to(torch.bfloat16)
+        plain = model.allocate_caches(grid, 1)[0].layers
+        int8 = model.allocate_caches(grid, 1, precision="int8")[0].layers
+    role = RankRole(size=size, num_steps=1)
+    assert step_cache_bytes(role) == sum(tensor.nbytes for layer in plain for tensor in layer.tensors[:2])
+    role = dataclasses.replace(role, kv_precision="int8")
+    assert step_cache_bytes(role) == sum(tensor.nbytes for layer in int8 for tensor in layer.tensors[:2])
 
 
 def test_sizes_the_model_cannot_make() -> None:

@@ -54,6 +54,24 @@ def test_only_what_the_engine_can_carry_out_is_planned() -> None:
     assert plan.kv_precision in ENGINE.kv_precisions
 
 
+@pytest.mark.parametrize(
+    ("name", "wished", "precision", "sentence"),
+    [
+        ("H100", True, "int8", "Attention works in 8 bits"),
+        ("H100", False, "bf16", None),
+        ("B200", True, "bf16", "8-bit attention is made for Hopper cards"),
+    ],
+)
+def test_8_bit_attention_where_it_is_wished_for_and_possible(
+    name: str, wished: bool, precision: str, sentence: str | None
+) -> None:
+    cards = dataclasses.replace(setup(card(name)), int8_attention=wished)
+    plan = plan_s2v(cards, size="384*256", picture=PICTURE)
+    assert plan.kv_precision == precision
+    told = [text for text in plan.decisions if "8-bit attention" in text or "in 8 bits" in text]
+    assert (sentence in told[0] and len(told) == 1) if sentence else not told
+
+
 def test_a_size_that_does_not_fit_shrinks_with_a_reason_and_pinned_is_refused() -> None:
     taken = setup(card("H100", taken_gib=25))
     plan = plan_s2v(taken, size="1280*720", picture=PICTURE)

@@ -14,16 +14,19 @@ def test_the_environment_is_read() -> None:
             "GRADIO_SERVER_NAME": "0.0.0.0",
             "GRADIO_SERVER_PORT": "8000",
             "LIVEAVATAR_MAX_AUDIO_S": "60",
+            "LIVEAVATAR_INT8_ATTENTION": "1",
         }
     )
     assert config.data_dir == Path("/somewhere")
     assert (config.host, config.port, config.max_audio_s) == ("0.0.0.0", 8000, 60)
+    assert config.int8_attention
 
 
 def test_defaults_are_for_one_person_on_this_machine() -> None:
     config = AppConfig.from_environment({"HOME": "/home/x"})
     assert config.host == "127.0.0.1"
     assert not config.per_visitor
+    assert not config.int8_attention
     assert config.data_dir == Path("/home/x/.local/share/liveavatar")
 
 
