@@ -11,7 +11,7 @@ Shapes: frames [B, 3, F, H, W] in -1..1, latents [B, 16, T, H/8, W/8] normalised
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -40,8 +40,8 @@ class StreamingVae(nn.Module):
         self.network: Any = network  # diffusers hides its attributes from type checkers
         self.network.eval().requires_grad_(False)
         _use_channels_last(self.network)
-        self._encoder_slots = _cache_slots(self.network.encoder)
-        self._decoder_slots = _cache_slots(self.network.decoder)
+        self._encoder_slots = cache_slots(self.network.encoder)
+        self._decoder_slots = cache_slots(self.network.decoder)
         mean, std = (torch.tensor(self.network.config[key]) for key in ("latents_mean", "latents_std"))
         self.register_buffer("mean_C", mean, persistent=False)
         self.register_buffer("inverse_std_C", 1 / std, persistent=False)
@@ -79,18 +79,13 @@ class StreamingVae(nn.Module):
 
         A beginning has 1 + 4n frames, every later piece 4n.
         """
-        if frames.shape[2] % FRAMES_PER_LATENT != (cache is None):
-            start = "1 + 4n frames" if cache is None else "4n frames"
-            raise ValueError(f"{frames.shape[2]} frames given, {start} expected")
-        frames = _channels_last(frames.to(self.mean_C))
+        check_frames(frames, is_beginning=cache is None)
+        frames = channels_last(frames.to(self.mean_C))
         if cache is not None:
             return self._run_encoder(frames, cache)
         slots: list[Tensor | None] = [None] * len(self._encoder_slots)
         first = self._normalise(self.network.quant_conv(self.network.encoder(frames[:, :, :1], slots, [0])))
-        cache = tuple(
-            _as_cache(tensor) if is_resampling else _two_frames(tensor)
-            for tensor, is_resampling in zip(_complete(slots), self._encoder_slots, strict=True)
-        )
+        cache = cache_after_first_frame(slots, self._encoder_slots)
         if frames.shape[2] == 1:
             return first, cache
         rest, cache = self._run_encoder(frames[:, :, 1:], cache)
@@ -102,13 +97,13 @@ class StreamingVae(nn.Module):
 
         A stream's first latent frame becomes 1 picture frame, each later one 4.
         """
-        latents = _channels_last(latents.to(self.mean_C))
+        latents = channels_last(latents.to(self.mean_C))
         if cache is not None:
             return self._run_decoder(latents, cache)
         slots: list[Tensor | str | None] = [None] * len(self._decoder_slots)
         hidden = self.network.post_quant_conv(self._denormalise(latents[:, :, :1]))
         first = self.network.decoder(hidden, slots, [0], first_chunk=True).clamp(-1, 1)
-        cache = _after_first_latent(slots)
+        cache = cache_after_first_latent(slots)
         if latents.shape[2] == 1:
             return first, cache
         rest, cache = self._run_decoder(latents[:, :, 1:], cache)
@@ -117,13 +112,13 @@ class StreamingVae(nn.Module):
     def _encode_steady(self, frames: Tensor, cache: VaeCache) -> tuple[Tensor, VaeCache]:
         slots: list[Tensor | None] = list(cache)
         hidden = self.network.encoder(frames, slots, [0])
-        return self._normalise(self.network.quant_conv(hidden)), _complete(slots)
+        return self._normalise(self.network.quant_conv(hidden)), complete(slots)
 
     def _decode_steady(self, latents: Tensor, cache: VaeCache) -> tuple[Tensor, VaeCache]:
         slots: list[Tensor | None] = list(cache)
         hidden = self.network.post_quant_conv(self._denormalise(latents))
         frames = self.network.decoder(hidden, slots, [0]).clamp(-1, 1)
-        return frames, _complete(slots)
+        return frames, complete(slots)
 
     def _normalise(self, moments: Tensor) -> Tensor:
         """Return the normalised mean of the posterior; nothing is sampled."""
@@ -152,18 +147,34 @@ def build_vae(
     return StreamingVae(network).to(device=device, dtype=dtype)
 
 
+def check_frames(frames: Tensor, *, is_beginning: bool) -> None:
+    """Raise ValueError unless a piece of video has 1 + 4n frames at the beginning of a stream, 4n later."""
+    if frames.shape[2] % FRAMES_PER_LATENT != is_beginning:
+        start = "1 + 4n frames" if is_beginning else "4n frames"
+        raise ValueError(f"{frames.shape[2]} frames given, {start} expected")
+
+
 def cache_bytes(cache: VaeCache) -> int:
     """Return the memory that a stream's cache holds."""
     return sum(tensor.numel() * tensor.element_size() for tensor in cache)
 
 
-def _cache_slots(half: nn.Module) -> list[bool]:
+def cache_slots(half: nn.Module) -> list[bool]:
     """Return, for each cached convolution in execution order, whether it changes the frame rate."""
     names = [name for name, module in half.named_modules() if isinstance(module, WanCausalConv3d)]
     return [name.endswith("time_conv") for name in names if not name.endswith("conv_shortcut")]
 
 
-def _complete(slots: list[Tensor | None]) -> VaeCache:
+def cache_after_first_frame(slots: Sequence[Tensor | None], changes_rate: Sequence[bool]) -> VaeCache:
+    """Turn what an encoder's first frame leaves behind into tensors of the steady shape."""
+    return tuple(
+        _as_cache(tensor) if is_resampling else _two_frames(tensor)
+        for tensor, is_resampling in zip(complete(slots), changes_rate, strict=True)
+    )
+
+
+def complete(slots: Sequence[Tensor | None]) -> VaeCache:
+    """Return the cache that a steady call leaves behind."""
     return tuple(_as_cache(tensor) for tensor in slots if tensor is not None)
 
 
@@ -172,7 +183,7 @@ def _two_frames(history: Tensor) -> Tensor:
     return _as_cache(F.pad(history, (0, 0, 0, 0, _HISTORY - history.shape[2], 0)))
 
 
-def _after_first_latent(slots: list[Tensor | str | None]) -> VaeCache:
+def cache_after_first_latent(slots: Sequence[Tensor | str | None]) -> VaeCache:
     """Turn what the first latent leaves behind into tensors of the steady shape.
 
     An upsampling convolution that has not run yet is only marked; it starts from zeros, in the shape that the
@@ -184,7 +195,8 @@ def _after_first_latent(slots: list[Tensor | str | None]) -> VaeCache:
     return tuple(cache)
 
 
-def _channels_last(video: Tensor) -> Tensor:
+def channels_last(video: Tensor) -> Tensor:
+    """Return the video in the memory layout in which graphics cards convolve fastest."""
     return video.contiguous(memory_format=torch.channels_last_3d)
 
 
@@ -201,6 +213,6 @@ def _use_channels_last(network: nn.Module) -> None:
     """Store convolution weights in the layout in which GPUs run them fastest; results stay the same."""
     for module in network.modules():
         if isinstance(module, nn.Conv3d):
-            module.weight.data = _channels_last(module.weight.data)
+            module.weight.data = channels_last(module.weight.data)
         elif isinstance(module, nn.Conv2d):
             module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
