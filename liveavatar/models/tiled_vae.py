@@ -2,8 +2,9 @@
 
 Only what is large is tiled: the layers between pixels and the resolution of latents. Those at the resolution of
 latents see the whole picture, attention among them, so tiles do not differ in tone. Neighbours share 64 pixels (8
-latents), in which one fades into the other; these are computed twice. All tiles have one size, so one compiled graph
-serves them, and every tile is a stream of its own, with its own causal cache.
+latents), which are computed twice; in the middle 16 of them, where both are nearly free of the missing surroundings,
+one fades into the other. All tiles have one size, so one compiled graph serves them, and every tile is a stream of its
+own, with its own causal cache.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ TILE_GRIDS = {
     2: (1, 2),
     4: (2, 2),
 }  # number of tiles: along the shorter side, along the longer one
-OVERLAP_LATENTS = 8
+OVERLAP_LATENTS, _FADE_LATENTS = 8, 2
 _PIXELS_PER_LATENT = 8
 
 _Part = Callable[[Tensor, VaeCache | None], tuple[Tensor, VaeCache]]
@@ -175,7 +176,10 @@ def _fade(span: slice, length: int, unit: int, like: Tensor) -> Tensor:
     """Return the weight of each row (or column) of a tile: 1, but rising or falling where another tile is."""
     fade = like.new_ones((span.stop - span.start) * unit)
     overlap = OVERLAP_LATENTS * unit
-    rising = (torch.arange(overlap, device=like.device, dtype=torch.float32) + 0.5) / overlap
+    distance = (
+        torch.arange(overlap, device=like.device, dtype=torch.float32) + (1 - overlap) / 2
+    )  # from the middle
+    rising = (distance / (_FADE_LATENTS * unit) + 0.5).clamp(0, 1)
     if span.start > 0:
         fade[:overlap] = rising
     if span.stop < length:

@@ -11,7 +11,8 @@ from liveavatar.models.vae import StreamingVae, build_vae, cache_bytes
 from tests.parity.golden import load_case, relative_error, relative_rms
 from tests.s2v.test_parity import GOLDEN
 
-HEIGHT, WIDTH = 32, 40  # latents: 256 x 320 pixels
+FLAT, SQUARE = (8, 40), (24, 24)  # latents
+ONE_LEVEL = 2 / 255  # of the pictures' -1..1
 
 
 @pytest.fixture(scope="module")
@@ -19,8 +20,70 @@ def vae() -> StreamingVae:
     return build_vae(load_case(GOLDEN / "vae_public.json").weights, device="cpu", dtype=torch.float32)
 
 
-def smooth(*shape: int) -> Tensor:
-    """Return latents (or pictures) that vary slowly, as those of a portrait do."""
-    coarse = torch.randn(*shape[:-2], 5, 6, generator=torch.Generator().manual_seed(0))
-    flat = torch.nn.functional.interpolate(coarse.flatten(0, 1), shape[-3:], mode="trilinear")
-    return flat.unflatten(0, shape[:2])
+def latents_of(size: tuple[int, int], num_frames: int = 1) -> Tensor:
+    """Return latents that vary slowly, as those of a portrait do."""
+    coarse = torch.randn(1, 16, num_frames, 3, 6, generator=torch.Generator().manual_seed(0))
+    return torch.nn.functional.interpolate(coarse, (num_frames, *size), mode="trilinear")
+
+
+def test_seams_are_below_two_levels_and_nothing_else_differs(vae: StreamingVae) -> None:
+    """The root mean square is written in docs/model.md."""
+    latents = latents_of(FLAT)
+    whole, tiled = vae.decode(latents), TiledVae(vae.network, 2).decode(latents)
+    assert 0 < relative_rms(tiled, whole) < 0.003
+    assert (tiled - whole).abs().max() < 2 * ONE_LEVEL
+    far = FLAT[1] * 8 // 2 - 10 * 8  # columns that lie further from the seam than the decoder sees
+    assert relative_error(tiled[..., :far], whole[..., :far]) < 1e-5
+
+
+def test_four_tiles_meet_in_the_middle(vae: StreamingVae) -> None:
+    latents = latents_of(SQUARE)
+    assert relative_rms(TiledVae(vae.network, 4).decode(latents), vae.decode(latents)) < 0.006
+
+
+@pytest.mark.parametrize(("num_tiles", "size"), [(1, (8, 10)), (2, FLAT[::-1])])
+def test_pieces_in_a_row_equal_the_whole_of_tiles(
+    vae: StreamingVae, num_tiles: int, size: tuple[int, int]
+) -> None:
+    tiled, latents = TiledVae(vae.network, num_tiles), latents_of(size, num_frames=2)
+    whole, cache = tiled.decode_next(latents, None)
+    first, first_cache = tiled.decode_next(latents[:, :, :1], None)
+    second, later_cache = tiled.decode_next(latents[:, :, 1:], first_cache)
+    assert relative_error(torch.cat([first, second], dim=2), whole) < 1e-5
+    assert whole.shape == (1, 3, 5, 8 * size[0], 8 * size[1])
+    assert [each.shape for each in first_cache] == [each.shape for each in later_cache]
+    assert cache_bytes(cache) == cache_bytes(later_cache)
+    if num_tiles == 1:
+        assert relative_error(whole, vae.decode(latents)) < 1e-5
+
+
+@pytest.mark.parametrize(("num_tiles", "size", "limit"), [(1, (8, 10), 1e-5), (2, FLAT, 0.02)])
+def test_tiles_are_encoded_too(
+    vae: StreamingVae, num_tiles: int, size: tuple[int, int], limit: float
+) -> None:
+    tiled = TiledVae(vae.network, num_tiles)
+    pictures = vae.decode(latents_of(size, num_frames=2))
+    assert relative_rms(tiled.encode(pictures), vae.encode(pictures)) < limit
+
+
+def test_one_graph_serves_all_tiles(vae: StreamingVae) -> None:
+    num_graphs = 0
+
+    def count(graph: torch.fx.GraphModule, _inputs: list[Tensor]) -> torch.fx.GraphModule:
+        nonlocal num_graphs
+        num_graphs += 1
+        return graph
+
+    tiled = TiledVae(vae.network, 2)
+    expected = tiled.decode(latents_of(FLAT, num_frames=2))
+    tiled.compile_streams(backend=count)
+    assert relative_error(tiled.decode(latents_of(FLAT, num_frames=2)), expected) < 1e-5
+    assert num_graphs == 1
+
+
+def test_spans_are_equal_and_share_the_overlap() -> None:
+    assert tile_spans(88, 1) == [slice(0, 88)]
+    assert tile_spans(88, 2) == [slice(0, 48), slice(40, 88)]
+    for length in (16, 41):
+        with pytest.raises(ValueError, match=f"{length} latents"):
+            tile_spans(length, 2)
