@@ -71,12 +71,12 @@ class TiledVae(StreamingVae):
     def _encode(self, frames: Tensor, cache: VaeCache | None) -> tuple[Tensor, VaeCache]:
         whole_cache, tile_caches = self._split(cache, self._num_whole_encoder_slots)
         run = self._encode_tile if cache is None else self._run_encoder_tile
-        hidden, tile_caches = self._over_tiles(run, frames, tile_caches, _PIXELS_PER_LATENT, 1)
+        hidden, kept = self._over_tiles(run, frames, tile_caches, _PIXELS_PER_LATENT, 1)
         encoder, slots, index = self.network.encoder, _slots(whole_cache, self._num_whole_encoder_slots), [0]
         hidden = encoder.mid_block(hidden, feat_cache=slots, feat_idx=index)
         hidden = _causal(encoder.conv_out, encoder.nonlinearity(encoder.norm_out(hidden)), slots, index)
         latents = self._normalise(self.network.quant_conv(hidden))
-        return latents, (*cache_after_first_latent(slots), *tile_caches)
+        return latents, (*cache_after_first_latent(slots), *kept)
 
     def _decode(self, latents: Tensor, cache: VaeCache | None) -> tuple[Tensor, VaeCache]:
         whole_cache, tile_caches = self._split(cache, self._num_whole_decoder_slots)
@@ -85,8 +85,8 @@ class TiledVae(StreamingVae):
         hidden = _causal(decoder.conv_in, hidden, slots, index)
         hidden = decoder.mid_block(hidden, feat_cache=slots, feat_idx=index)
         run = self._decode_tile if cache is None else self._run_decoder_tile
-        frames, tile_caches = self._over_tiles(run, hidden, tile_caches, 1, _PIXELS_PER_LATENT)
-        return frames, (*cache_after_first_latent(slots), *tile_caches)
+        frames, kept = self._over_tiles(run, hidden, tile_caches, 1, _PIXELS_PER_LATENT)
+        return frames, (*cache_after_first_latent(slots), *kept)
 
     def _encode_tile(self, frames: Tensor, cache: VaeCache | None) -> tuple[Tensor, VaeCache]:
         encoder, index = self.network.encoder, [0]
@@ -116,8 +116,8 @@ class TiledVae(StreamingVae):
         kept: list[Tensor] = []
         for (rows, columns), cache in zip(tiles, caches, strict=True):
             part = channels_last(video[..., _scaled(rows, unit_in), _scaled(columns, unit_in)])
-            tile, cache = run(part, cache)
-            kept += cache
+            tile, next_cache = run(part, cache)
+            kept += next_cache
             if whole is None:
                 whole = tile.new_zeros(*tile.shape[:-2], height * unit_out, width * unit_out)
             fade = _fade(rows, height, unit_out, tile)[:, None] * _fade(columns, width, unit_out, tile)

@@ -38,7 +38,7 @@ def test_seams_are_below_two_levels_and_nothing_else_differs(vae: StreamingVae) 
 
 def test_four_tiles_meet_in_the_middle(vae: StreamingVae) -> None:
     latents = latents_of(SQUARE)
-    assert relative_rms(TiledVae(vae.network, 4).decode(latents), vae.decode(latents)) < 0.006
+    assert relative_rms(TiledVae(vae.network, 4).decode(latents), vae.decode(latents)) < 0.01
 
 
 @pytest.mark.parametrize(("num_tiles", "size"), [(1, (8, 10)), (2, FLAT[::-1])])
