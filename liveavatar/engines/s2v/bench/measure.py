@@ -15,16 +15,17 @@ import numpy as np
 import soundfile
 import torch
 from PIL import Image
+from torch import Tensor
 
 from liveavatar.conditioning.reference import SinkLatents, plain_sink
-from liveavatar.core.events import Chunk, Progress
+from liveavatar.core.events import Chunk, Progress, Telemetry
 from liveavatar.core.plan import FPS, ExecutionPlan
 from liveavatar.core.request import AUDIO_RATE, ValidatedRequest
 from liveavatar.engines.s2v.engine import S2vEngine
 from liveavatar.engines.s2v.parts import Parts
 from liveavatar.engines.s2v.video import speech_blocks
 from liveavatar.models.s2v import TokenGrid
-from liveavatar.models.vae import cache_bytes
+from liveavatar.models.vae import VaeCache
 from liveavatar.pipeline.decode import PICTURES_PER_BLOCK
 from liveavatar.pipeline.denoise import BlockDenoiser
 from liveavatar.pipeline.randomness import SeededRandomness
@@ -61,17 +62,41 @@ class Bench:
         return time.perf_counter() > self.deadline
 
 
-def measure_video(bench: Bench, engine: S2vEngine, num_blocks: int) -> Values:
+class MemoryPeaks:
+    """What the engine said of its memory during a video."""
+
+    def __init__(self) -> None:
+        self.items: dict[str, int] = {}  # bytes by the names of the forecast
+        self._peak = self._reserved = 0
+        self._allocated: list[int] = []
+
+    def take(self, report: Telemetry) -> None:
+        """Take one report in."""
+        for item in (*report.items, *report.momentary):
+            self.items[item.name] = max(self.items.get(item.name, 0), item.num_bytes)
+        self._peak = max(self._peak, report.peak_bytes)
+        self._reserved = max(self._reserved, report.reserved_bytes)
+        if report.block_s is not None:
+            self._allocated.append(report.allocated_bytes)
+
+    def values(self) -> Values:
+        """Return the peaks in GB, and by how many MB memory grew once the window was full."""
+        steady = self._allocated[WINDOW_BLOCKS:]
+        return {
+            "peak_gb": round(self._peak / 1e9, 2),
+            "peak_reserved_gb": round(self._reserved / 1e9, 2),
+            "memory_growth_mb": round((steady[-1] - steady[0]) / 1e6, 1) if steady else None,
+        }
+
+
+def measure_video(bench: Bench, engine: S2vEngine, num_blocks: int) -> tuple[Values, MemoryPeaks]:
     """Make one video as for an operator, H.264 included; time its beginning and `num_blocks` steady blocks."""
     total = WINDOW_BLOCKS + num_blocks
+    peaks = MemoryPeaks()
     with tempfile.TemporaryDirectory(prefix="liveavatar-") as folder:
         request = _noise_request(Path(folder), total * PICTURES_PER_BLOCK)
-        if bench.device.type == "cuda":
-            torch.cuda.empty_cache()  # what compiling left
-        reset_peak(bench.device)
         started = time.perf_counter()
         instants: list[float] = []
-        memory: list[int] = []
         first_bytes_s: float | None = None
         for event in engine.generate(request, bench.plan, should_stop=bench.is_late):
             elapsed = time.perf_counter() - started
@@ -79,55 +104,43 @@ def measure_video(bench: Bench, engine: S2vEngine, num_blocks: int) -> Values:
                 first_bytes_s = elapsed
             if isinstance(event, Progress) and event.stage == "generating":
                 instants.append(elapsed)
-                memory.append(allocated_bytes(bench.device))
+            if isinstance(event, Telemetry):
+                peaks.take(event)
     block_s = [later - earlier for earlier, later in itertools.pairwise(instants[WINDOW_BLOCKS - 1 :])]
     if not block_s:
-        return {"skipped": "out of time before the window was full"}
-    return {
+        return {"skipped": "out of time before the window was full"}, peaks
+    values = {
         "first_pictures_ms": round(1000 * instants[0]),
         "first_bytes_ms": None if first_bytes_s is None else round(1000 * first_bytes_s),
         "steady_blocks": len(block_s),
         "block_ms": round(1000 * statistics.median(block_s), 1),
         "slowest_block_ms": round(1000 * max(block_s), 1),
         "fps": round(PICTURES_PER_BLOCK * len(block_s) / sum(block_s), 2),
-        "memory_growth_mb": round((memory[-1] - memory[WINDOW_BLOCKS]) / 1e6, 1),
-        **peak_gb(bench.device),
     }
+    return values | (peaks.values() if bench.device.type == "cuda" else {}), peaks
 
 
 @torch.inference_mode()
-def measure_stages(bench: Bench) -> tuple[Values, dict[str, int]]:
-    """Time what a video consists of, each stage waited for, in milliseconds.
-
-    The second value is the memory of each item of the forecast in bytes, empty on the processor.
-    """
+def measure_stages(bench: Bench) -> Values:
+    """Time what a video consists of, each stage waited for, in milliseconds."""
     parts, plan = bench.parts, bench.plan
     picture = torch.rand(3, plan.height, plan.width) * 2 - 1
     portrait_ms, sink = timed(bench, lambda: plain_sink(parts.vae, picture))
     randomness = SeededRandomness(0)
-    before_caches = allocated_bytes(bench.device)
     prompt_ms, denoiser = timed(bench, lambda: _denoiser(bench, randomness))
-    caches = allocated_bytes(bench.device) - before_caches
     prefill_ms, _ = timed(bench, lambda: denoiser.set_sink(sink))
-    times, peaks = _steady_stages(bench, denoiser, randomness, sink)
     beginning = {
         "portrait_ms": round(portrait_ms, 1),
         "prompt_keys_ms": round(prompt_ms, 1),
         "prefill_ms": round(prefill_ms, 1),
     }
-    memory = {
-        "weights": _num_bytes(parts.transformer),
-        "key-value caches, sink keys, prompt keys": caches,
-        "decoder weights": _num_bytes(parts.vae),
-        **peaks,
-    }
-    return beginning | times, memory if bench.device.type == "cuda" else {}
+    return beginning | _steady_stages(bench, denoiser, randomness, sink)
 
 
 def _steady_stages(
     bench: Bench, denoiser: BlockDenoiser, randomness: SeededRandomness, sink: SinkLatents
-) -> tuple[Values, dict[str, int]]:
-    """Return median times of the stages of a block, and what they need beside what stays."""
+) -> Values:
+    """Return the median time of each stage of a block whose window is full."""
     parts, grid = bench.parts, _grid(bench)
     like = torch.empty(0, device=bench.device, dtype=parts.transformer.compute_dtype)
     noise = randomness.clip_noise(0, height=grid.latent_height, width=grid.latent_width, like=like)[:, :3]
@@ -136,29 +149,27 @@ def _steady_stages(
     speech = speech_blocks(parts.audio_encoder, endless, num_blocks=1_000_000)
     times: dict[str, list[float]] = {"speech_ms": [], "denoise_ms": [], "decode_ms": []}
     _, cache = parts.vae.decode_next(sink.motion[:, :, :1], None)
-    activations = working = 0
     for block in range(WINDOW_BLOCKS + _STAGE_BLOCKS):
         if bench.is_late():
             break
         speech_ms, features = timed(bench, lambda: next(speech).to(bench.device))
-        before = reset_peak(bench.device)
         denoise_ms, latents = timed(bench, _bound(denoiser.denoise, noise, features, block))
-        activations = peak_bytes(bench.device) - before
-        before = reset_peak(bench.device)
-        decode_ms, (_, cache) = timed(bench, _bound(parts.vae.decode_next, latents[None], cache))
-        working = peak_bytes(bench.device) - before
+        decode_ms, (_, cache) = timed(bench, _bound(_decode, bench, latents, cache))
         if block >= WINDOW_BLOCKS:
             for name, value in zip(times, (speech_ms, denoise_ms, decode_ms), strict=True):
                 times[name].append(value)
     medians = {name: round(statistics.median(values), 1) for name, values in times.items() if values}
     if "denoise_ms" in medians:
         medians["step_ms"] = round(medians["denoise_ms"] / bench.num_steps, 1)
-    memory = {
-        "activations": activations,
-        "decoder cache": cache_bytes(cache),
-        "decoder working memory": working,
-    }
-    return medians, memory
+    return medians
+
+
+def _decode(bench: Bench, latents: Tensor, cache: VaeCache) -> tuple[Tensor, VaeCache]:
+    pieces = []
+    for piece in torch.split(latents[None], bench.plan.latents_per_decode, dim=2):
+        pictures, cache = bench.parts.vae.decode_next(piece, cache)
+        pieces.append(pictures)
+    return torch.cat(pieces, dim=2), cache
 
 
 def kernel_profile(bench: Bench, num_rows: int = 25) -> list[Values]:
@@ -211,32 +222,6 @@ def synchronize(device: torch.device) -> None:
 def allocated_bytes(device: torch.device) -> int:
     """Return the graphics memory that tensors hold, 0 on the processor."""
     return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
-
-
-def reset_peak(device: torch.device) -> int:
-    """Forget the largest use so far; return what is in use now, in bytes."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    return allocated_bytes(device)
-
-
-def peak_bytes(device: torch.device) -> int:
-    """Return the most that tensors held since `reset_peak`."""
-    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
-
-
-def peak_gb(device: torch.device) -> Values:
-    """Return the largest use of graphics memory since `reset_peak`, by tensors and by the allocator."""
-    if device.type != "cuda":
-        return {}
-    return {
-        "peak_gb": round(peak_bytes(device) / 1e9, 2),
-        "peak_reserved_gb": round(torch.cuda.max_memory_reserved(device) / 1e9, 2),
-    }
-
-
-def _num_bytes(network: torch.nn.Module) -> int:
-    return sum(tensor.nbytes for tensor in (*network.parameters(), *network.buffers()))
 
 
 def _denoiser(bench: Bench, randomness: SeededRandomness) -> BlockDenoiser:

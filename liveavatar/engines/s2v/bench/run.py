@@ -87,14 +87,13 @@ def run_bench(options: BenchOptions, report: Report) -> None:
     bench = measure.Bench(parts=loaded[0], plan=plan, deadline=started + options.seconds)
     meter = PowerMeter(device)
     meter.start()
-    video = measure.measure_video(bench, engine, options.num_blocks)
+    video, peaks = measure.measure_video(bench, engine, options.num_blocks)
     report.add("video", video | meter.stop())
+    if peaks.items and options.model == "full":
+        report.add("memory", _beside_forecast(peaks.items, options))
     if bench.is_late():
         return
-    times, memory = measure.measure_stages(bench)
-    report.add("stages", times)
-    if memory and options.model == "full":
-        report.add("memory", _beside_forecast(memory, options))
+    report.add("stages", measure.measure_stages(bench))
     if options.profile and device.type == "cuda" and not bench.is_late():
         report.add("kernels", measure.kernel_profile(bench))
     engine.close()
@@ -137,8 +136,8 @@ def _loaded(parts: Parts, kernel: str, seconds: float) -> dict[str, Any]:
     return {"attention": kernel, "seconds": round(seconds, 1), "allocated_gb": round(allocated / 1e9, 2)}
 
 
-def _beside_forecast(memory: dict[str, int], options: BenchOptions) -> list[dict[str, Any]]:
-    """Return measured and forecast GB per item; a measured item may stand for several of the forecast."""
+def _beside_forecast(measured: dict[str, int], options: BenchOptions) -> list[dict[str, Any]]:
+    """Return measured and forecast GB of every item of the forecast that the engine measures."""
     role = RankRole(
         size=VideoSize(options.width, options.height),
         num_steps=options.num_steps,
@@ -147,12 +146,11 @@ def _beside_forecast(memory: dict[str, int], options: BenchOptions) -> list[dict
         latents_per_decode=options.latents_per_decode,
         encodes_speech=True,
     )
-    expected = {item.name: item.num_bytes for item in forecast(role)}
-    rows = []
-    for names, num_bytes in memory.items():
-        of_forecast = sum(expected[name] for name in names.split(", "))
-        rows.append(_row(names, num_bytes, of_forecast))
-    return rows
+    return [
+        _row(item.name, measured[item.name], item.num_bytes)
+        for item in forecast(role)
+        if item.name in measured
+    ]
 
 
 def _row(name: str, measured_bytes: int, forecast_bytes: int) -> dict[str, Any]:
