@@ -111,7 +111,10 @@ def installed_machine(snapshot: HardwareSnapshot) -> tuple[Machine, list[str]]:
     gpus, notes = [], [snapshot.problem] if snapshot.problem else []
     for sample in snapshot.gpus:
         spec, sentence = spec_of_installed(
-            name=sample.name, total_bytes=sample.total_bytes, used_bytes=sample.used_bytes
+            name=sample.name,
+            total_bytes=sample.total_bytes,
+            used_bytes=sample.used_bytes,
+            driver=snapshot.driver,
         )
         gpus.append(spec)
         if sentence and sentence not in notes:

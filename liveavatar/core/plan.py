@@ -61,6 +61,7 @@ class ExecutionPlan:
     offload: Offload = field(default_factory=Offload)
     latents_per_decode: int = 3  # latent frames decoded in one call; 1 needs less memory and more time
     budgets: tuple[MemoryBudget, ...] = ()  # forecast, one per rank
+    block_s: float | None = None  # forecast, from one block of pictures to the next
 
     def same_engine(self, other: ExecutionPlan) -> bool:
         """Whether an engine that was loaded for one plan can carry out the other.

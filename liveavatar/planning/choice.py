@@ -158,6 +158,7 @@ def execution_plan(choice: Choice) -> ExecutionPlan:
         offload=dataclasses.replace(configuration.offload, text_encoder=text_rank(best) is None),
         latents_per_decode=configuration.latents_per_decode,
         budgets=best.details.budgets,
+        block_s=best.block_seconds,
     )
 
 

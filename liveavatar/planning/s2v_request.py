@@ -12,6 +12,7 @@ from liveavatar.core.parallel import Offload, ParallelPlan
 from liveavatar.core.plan import ExecutionPlan, ModelFiles
 from liveavatar.core.request import AUTO
 from liveavatar.core.sizes import STANDARD
+from liveavatar.planning.calibration import NOTHING_MEASURED, Calibration
 from liveavatar.planning.choice import choose, execution_plan, fixed_size, size_of_area
 from liveavatar.planning.model_spec import MAX_STEPS, TRANSFORMER_PARAMETERS, VideoSize
 from liveavatar.planning.parallelism import ENGINE, Wishes
@@ -43,6 +44,7 @@ class S2vSetup:
     slots: tuple[
         int, ...
     ] = ()  # of ranks on each machine, the app's own first; empty when there is only that
+    calibration: Calibration = NOTHING_MEASURED  # what videos measured here
 
 
 def plan_s2v(
@@ -80,6 +82,7 @@ def plan_s2v(
             avoided=setup.avoided,
             slots=setup.slots,
         ),
+        calibration=setup.calibration,
     )
     if choice.best is None and setup.avoided:  # better what may fail again than nothing
         return plan_s2v(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import math
 import secrets
@@ -26,6 +27,7 @@ from liveavatar.service.cluster import Cluster, open_cluster
 from liveavatar.service.failed_layouts import FailedLayouts
 from liveavatar.service.gauge import CardGauge, card_gauges
 from liveavatar.service.job_store import JobStore
+from liveavatar.service.learning import RunCalibration
 from liveavatar.service.media_log import MediaSlice, read_slice
 from liveavatar.service.outputs import Outputs
 from liveavatar.service.runner import EngineStatus, JobRunner
@@ -50,6 +52,7 @@ class Studio:
         self._hardware = monitor or HardwareMonitor()
         self._recover()
         self._failed_layouts = FailedLayouts()
+        self._learned = RunCalibration(config.data_dir / "calibration.json")
         self._cluster = self._open_cluster()
         self._runner = JobRunner(
             self._store,
@@ -58,6 +61,7 @@ class Studio:
             self._plan,
             self._warm_plan,
             self._failed_layouts,
+            lambda plan, peaks: self._learned.learn(plan, peaks, self.hardware()),
         )
 
     def start(self) -> None:
@@ -237,7 +241,8 @@ class Studio:
         return plan_request(engine=AUTO, size=AUTO, picture_width=width, picture_height=height, s2v=s2v)
 
     def _find_s2v(self) -> S2vSetup:
-        return find_s2v(self.config, self.hardware(), self._failed_layouts.avoided(), self._cluster)
+        found = find_s2v(self.config, self.hardware(), self._failed_layouts.avoided(), self._cluster)
+        return dataclasses.replace(found, calibration=self._learned.calibration)
 
     def _open_cluster(self) -> Cluster | None:
         """Listen for other machines. Raises LiveAvatarError when the address cannot be used."""

@@ -8,18 +8,28 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from liveavatar.core import wire
 from liveavatar.core.errors import Diagnosis, EngineFailed
-from liveavatar.core.events import Adjust, Cancelled, EngineEvent, Failed, Finished, LoadStage, Telemetry
+from liveavatar.core.events import (
+    Adjust,
+    Cancelled,
+    EngineEvent,
+    Failed,
+    Finished,
+    LoadStage,
+    PlanChanged,
+    Telemetry,
+)
 from liveavatar.core.job import Job, JobState
 from liveavatar.core.plan import ExecutionPlan
 from liveavatar.core.request import ValidatedRequest
 from liveavatar.diagnostics.diagnose import from_exception
 from liveavatar.service.failed_layouts import FailedLayouts
 from liveavatar.service.job_store import JobStore
+from liveavatar.service.measurements import RankPeaks
 from liveavatar.service.media_log import MediaLog
 from liveavatar.service.outputs import Outputs
 from liveavatar.service.recording import Recording
@@ -55,6 +65,7 @@ class JobRunner(threading.Thread):
         make_plan: Callable[[Job, ValidatedRequest], ExecutionPlan],
         make_warm_plan: Callable[[], ExecutionPlan],
         failed_layouts: FailedLayouts,
+        learn: Callable[[ExecutionPlan, Mapping[int, RankPeaks]], None],
     ) -> None:
         super().__init__(name="job-runner", daemon=True)
         self._store = store
@@ -64,6 +75,7 @@ class JobRunner(threading.Thread):
         self._make_warm_plan = make_warm_plan
         self._warm_plan = make_warm_plan()
         self._failed_layouts = failed_layouts
+        self._learn = learn
         self._machines = supervisor.machines
         self._wake = threading.Event()
         self._closing = threading.Event()
@@ -239,6 +251,7 @@ class JobRunner(threading.Thread):
         recording = Recording(job.id, self._store, media_log)
         self._supervisor.measurements.begin_job()
         end: EngineEvent | None = None
+        is_as_planned = True
         for event in self._supervisor.run(
             request,
             plan,
@@ -246,11 +259,14 @@ class JobRunner(threading.Thread):
             wishes=lambda: [wish for wish in self._take_wishes() if wish.job_id == job.id],
         ):
             recording.take(event)
+            is_as_planned = is_as_planned and not isinstance(event, PlanChanged)
             end = event
         assert end is not None, "the supervisor always ends a job"
         if recording.write_error is not None:
             raise recording.write_error
         recording.flush()
+        if isinstance(end, Finished) and is_as_planned:
+            self._learn(plan, self._supervisor.measurements.peaks_of_job())
         return end
 
     def _take_wishes(self) -> Iterator[Adjust]:

@@ -25,7 +25,12 @@ def find_s2v(
         return S2vSetup()
     # Only what is known to be others' is taken off: the rest may be the engine itself, which measures before it loads.
     gpus = tuple(
-        spec_of_installed(name=gpu.name, total_bytes=gpu.total_bytes, used_bytes=gpu.other_bytes or 0)[0]
+        spec_of_installed(
+            name=gpu.name,
+            total_bytes=gpu.total_bytes,
+            used_bytes=gpu.other_bytes or 0,
+            driver=hardware.driver,
+        )[0]
         for gpu in hardware.gpus
     )
     machines = cluster.machines if cluster else ()

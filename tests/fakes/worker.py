@@ -114,4 +114,4 @@ def _telemetry(*, caches: int, block_s: float | None) -> Telemetry:
 
 
 if __name__ == "__main__":
-    Worker(Path(sys.argv[1]), int(sys.argv[2]), {"portrait": FakeEngine}).run()
+    Worker(Path(sys.argv[1]), int(sys.argv[2]), {"portrait": FakeEngine, "s2v": FakeEngine}).run()

@@ -1,0 +1,128 @@
+"""Finished videos correct the forecast of the next: real processes, a replayed driver, an engine that says numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from liveavatar.config import AppConfig
+from liveavatar.core.hardware import GpuSpec
+from liveavatar.core.job import JobState
+from liveavatar.core.memory import GIB, MemoryBudget
+from liveavatar.core.plan import ExecutionPlan, ModelFiles
+from liveavatar.core.request import GenerationRequest
+from liveavatar.monitoring.hardware import HardwareMonitor
+from liveavatar.planning.calibration import load_calibration
+from liveavatar.planning.machine_text import spec_of_installed
+from liveavatar.planning.model_spec import TRANSFORMER_PARAMETERS
+from liveavatar.planning.s2v_request import S2vSetup, plan_s2v
+from liveavatar.service import facade
+from liveavatar.service.facade import Studio
+from liveavatar.service.learning import RunCalibration
+from liveavatar.service.measurements import RankPeaks
+from tests.conftest import wait_for_end
+from tests.fakes.recorded_machine import Machine, trace
+from tests.fakes.replayed_nvml import ReplayedNvml
+
+MakeRequest = Callable[..., GenerationRequest]
+CARD = trace("one_gpu")[0].gpus[0]
+H200 = spec_of_installed(name=CARD.name, total_bytes=CARD.total_bytes, used_bytes=0)[0]
+SETUP = S2vSetup(
+    files=ModelFiles(checkpoint="/c", lora="/l", cache="/d"),
+    num_parameters=TRANSFORMER_PARAMETERS,
+    gpus=(H200,),
+)
+
+
+def weights_of(budget: MemoryBudget) -> int:
+    return budget.item_bytes("weights")
+
+
+def plan(setup: S2vSetup = SETUP) -> ExecutionPlan:
+    return plan_s2v(setup, size="384*256", picture=(320, 200))  # as in the tests' requests
+
+
+@pytest.fixture
+def start(fake_config: AppConfig, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Studio]:
+    monkeypatch.setattr(facade, "find_s2v", lambda *_: SETUP)
+
+    def start() -> Studio:
+        nvml = ReplayedNvml(trace("one_gpu"))
+        studio = Studio(fake_config, monitor=HardwareMonitor(reader=nvml.reader()))
+        studio.start()
+        return studio
+
+    return start
+
+
+def test_the_next_plan_counts_with_what_was_measured(
+    start: Callable[[], Studio], make_request: MakeRequest, fake_config: AppConfig
+) -> None:
+    studio = start()
+    before = plan()
+    for _ in range(2):  # the second is planned with what the first taught, and teaches the same again
+        job = wait_for_end(studio, studio.submit(make_request()).id)
+        assert (job.state, job.engine) == (JobState.FINISHED, "s2v")
+    studio.close()
+    learned = load_calibration(fake_config.data_dir / "calibration.json")
+    assert learned.memory_factors(H200)["weights"] == pytest.approx(30 * GIB / weights_of(before.budgets[0]))
+    assert before.block_s is not None
+    assert learned.time_factor(H200) == pytest.approx(min(2.0, max(0.5, 0.25 / before.block_s)))
+
+    studio = start()  # the app starts again
+    job = studio.submit(make_request())
+    wait_for_end(studio, job.id)
+    (gauge,) = studio.card_gauges()
+    studio.close()
+    corrected = plan(dataclasses.replace(SETUP, calibration=learned)).budgets[0]
+    assert gauge.needed_bytes == pytest.approx(corrected.needed_bytes, abs=10)
+    assert weights_of(corrected) == pytest.approx(30 * GIB, abs=10)
+    assert corrected.needed_bytes != before.budgets[0].needed_bytes
+
+
+def learn(path: Path, peaks: RankPeaks, made: ExecutionPlan | None = None) -> RunCalibration:
+    calibration = RunCalibration(path)
+    machine = Machine(trace("one_gpu"))
+    machine.monitor.read()
+    calibration.learn(made or plan(), {0: peaks}, machine.look())
+    return calibration
+
+
+def peaks(*, gpu: str = "GPU-0", num_blocks: int = 8) -> RankPeaks:
+    return RankPeaks(
+        gpu=gpu,
+        items={"weights": 16 * GIB, "speech encoder": GIB, "activations": 0},
+        reserved_bytes=40 * GIB,
+        peak_bytes=39 * GIB,
+        block_s=[9.0, 5.0, 1.0, 1.0, *[0.2] * (num_blocks - 4)],
+    )
+
+
+def factors(calibration: RunCalibration, gpu: GpuSpec = H200) -> dict[str, float]:
+    return calibration.calibration.memory_factors(gpu)
+
+
+def test_only_what_was_measured_in_the_sense_of_the_forecast_is_learned(tmp_path: Path) -> None:
+    learned = factors(learn(tmp_path / "calibration.json", peaks()))
+    assert set(learned) == {"weights", "allocator slack"}
+    slack = next(item for item in plan().budgets[0].items if item.name == "allocator slack")
+    assert learned["allocator slack"] == pytest.approx(min(2.0, max(0.5, GIB / slack.num_bytes)))
+
+
+@pytest.mark.parametrize(
+    "told",
+    [peaks(num_blocks=4), peaks(gpu=""), peaks(gpu="GPU-of-another-machine")],
+    ids=["a window that is not full", "the processor", "another machine"],
+)
+def test_what_teaches_nothing(tmp_path: Path, told: RankPeaks) -> None:
+    path = tmp_path / "calibration.json"
+    assert factors(learn(path, told)) == {}
+    assert not path.exists()
+
+
+def test_a_disk_that_cannot_be_written_loses_nothing_but_the_file(tmp_path: Path) -> None:
+    calibration = learn(tmp_path / "no folder" / "calibration.json", peaks())
+    assert "weights" in factors(calibration)
