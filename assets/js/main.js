@@ -1,6 +1,7 @@
 // Puts the page's own parts in their places and connects them with Gradio's fields.
 
 import { h, icon, setText, whenPresent } from "./dom.js";
+import { acceptFilms } from "./films.js";
 import { Machine } from "./machine.js";
 import { Poller } from "./poller.js";
 import { portraitRow, readSamples, stageCards, voiceChips } from "./samples.js";
@@ -164,6 +165,7 @@ async function drawInputs(voices) {
   if (samples.portraits.length) (await whenPresent("studio-samples")).append(portraitRow(samples, fillSample));
   if (samples.voices.length) voices.append(voiceChips(samples, fillSample));
   followPortraitShape(samples.tiers);
+  acceptFilms(await whenPresent("studio-voice"));
   if (!navigator.mediaDevices) voices.append(h("p", { class: "la-muted" }, words.microphoneHint));
 }
 

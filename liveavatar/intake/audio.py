@@ -42,7 +42,7 @@ def import_audio(source: Path, target: Path, *, max_seconds: float) -> ImportedA
         raise _rejected(
             "missing_voice",
             "There is no voice.",
-            f"The file “{source.name}” does not exist." if source.name else "None was given.",
+            f"The file “{source.name}” does not exist." if source.name else "It is what the face says.",
             "Add or record a voice.",
         )
     try:

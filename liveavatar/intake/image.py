@@ -57,7 +57,9 @@ def _open(source: Path) -> Image.Image:
             Diagnosis(
                 code="missing_picture",
                 title="There is no portrait.",
-                cause=f"The file “{source.name}” does not exist." if source.name else "None was given.",
+                cause=f"The file “{source.name}” does not exist."
+                if source.name
+                else "The face in it is what moves.",
                 remedy="Add a picture of a face.",
             )
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 
 from tests.browser.apps import App
 from tests.browser.conftest import NewPage
+from tests.unit.test_intake import write_video
 
 
 @pytest.fixture
@@ -58,6 +60,27 @@ def test_a_silent_voice(paced: App, new_page: NewPage, portrait: Path, bad_files
     studio.give(portrait, bad_files["silence"])
     studio.generate()
     assert "silent" in studio.problem()
+
+
+def test_a_film_dropped_on_the_voice_lends_its_sound(
+    paced: App, new_page: NewPage, portrait: Path, tmp_path: Path
+) -> None:
+    studio = new_page(paced).open()
+    studio.page.set_input_files("#studio-portrait input[type=file]", portrait)
+    studio.page.wait_for_selector("#studio-portrait .image-frame img")
+    film = write_video(tmp_path / "film.mp4", with_sound=True)
+    dropped = studio.page.evaluate_handle(
+        """data => { const bytes = Uint8Array.from(atob(data), character => character.charCodeAt(0));
+            const transfer = new DataTransfer();
+            transfer.items.add(new File([bytes], "film.mp4", {type: "video/mp4"}));
+            return transfer; }""",
+        base64.b64encode(film.read_bytes()).decode(),
+    )
+    studio.page.dispatch_event("#studio-voice .audio-container button", "drop", {"dataTransfer": dropped})
+    studio.page.wait_for_selector("#studio-voice .component-wrapper")
+    studio.generate()
+    studio.wait_until("job")
+    assert "The voice is the sound track of the video you gave." in studio.job()["notes"]
 
 
 def test_an_engine_that_is_not_there(paced: App, new_page: NewPage, portrait: Path, voice: Path) -> None:
