@@ -7,13 +7,14 @@ import torch
 from torch import Tensor
 
 from benchmarks.attention_statistics import EPS, AttentionInputs, draw_inputs
+from liveavatar.models.s2v.hopper import HOPPER
 from liveavatar.models.s2v.int8_attention import arithmetic, operators, probe
 from liveavatar.models.s2v.int8_attention.cache import Int8LayerCache, new_layer
 from liveavatar.models.s2v.rope import apply_rotary
 from tests.parity.golden import relative_rms
 
 HEADS, HEAD_DIM = 40, 128
-IS_HOPPER = torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == probe.HOPPER
+IS_HOPPER = torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == HOPPER
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not IS_HOPPER, reason="needs a Hopper card")]
 

@@ -234,7 +234,7 @@ def hopper(monkeypatch: pytest.MonkeyPatch, *, capability: tuple[int, int], trit
     """Pretend that there is a card; return the arguments of `why_not` for it."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA L40S")
-    monkeypatch.setattr(probe, "version", lambda name: triton)
+    monkeypatch.setattr("liveavatar.models.s2v.hopper.version", lambda name: triton)
     errors = types.ModuleType("triton.errors")
     errors.TritonError = type("TritonError", (Exception,), {})  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "triton", types.ModuleType("triton"))

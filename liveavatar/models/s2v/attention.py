@@ -13,6 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from liveavatar.models.s2v.hopper import why_unsuitable
+from liveavatar.models.s2v.hopper_attention import operator as hopper
+
 logger = logging.getLogger(__name__)
 
 AttentionKernel = Callable[[Tensor, Tensor, Tensor], Tensor]  # q_BLHK, k_BTHK, v_BTHK -> BLHK
@@ -135,8 +138,15 @@ def flash_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return output.transpose(1, 2)
 
 
+def hopper_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Use this project's kernel for Hopper cards; leave what it does not take, such as few keys, to PyTorch."""
+    return hopper.attend_long(q, k, v) if hopper.is_suitable(q, k) else native_attention(q, k, v)
+
+
+# The order is the one in which "auto" tries them.
 ATTENTION_KERNELS: dict[str, AttentionKernel] = {
     "cudnn": cudnn_attention,
+    "hopper": hopper_attention,
     "flash": flash_attention,
     "native": native_attention,
 }
@@ -147,15 +157,19 @@ def probe_attention(name: str, *, device: torch.device, dtype: torch.dtype, head
 
     The shapes tried are a short window and the five audio tokens, the smallest context of the model.
     """
+    if name == "hopper":
+        reason = why_unsuitable(device=device, dtype=dtype, head_dim=head_dim)
+        if reason is not None:
+            return reason
     generator = torch.Generator().manual_seed(0)
-    for context_tokens in (192, 5):
+    for context_tokens in (hopper.FEWEST_KEYS + 176, 5):
         q, k, v = (
             torch.randn(1, tokens, 2, head_dim, generator=generator).to(device, dtype)
             for tokens in (64, context_tokens, context_tokens)
         )
         try:
             output = ATTENTION_KERNELS[name](q, k, v)
-        except (RuntimeError, NotImplementedError) as error:
+        except (RuntimeError, NotImplementedError, OSError) as error:
             return str(error).splitlines()[0]
         expected = native_attention(q.float(), k.float(), v.float())
         difference = (output.float() - expected).abs().max().item()

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
-
 import torch
 from torch import Tensor
 
+from liveavatar.models.s2v.hopper import HEAD_DIM, why_unsuitable
 from liveavatar.models.s2v.int8_attention import operators
 from liveavatar.models.s2v.rope import Rotary
 
-# The kernel is written in Gluon, which changes with every minor version of Triton.
-TRITON_VERSIONS = ("3.6",)
-HOPPER = 9  # major compute capability
-HEAD_DIM = 128
 LARGEST_DIFFERENCE = 0.01  # of the kernels from the arithmetic, relative; quantisation itself costs 0.04
 
 
 def why_not(*, device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:
     """Return why the kernels cannot serve on this device, as part of a sentence, or None if their results are right."""
-    reason = _unsuitable(device, dtype, head_dim)
+    reason = why_unsuitable(device=device, dtype=dtype, head_dim=head_dim)
     if reason is not None:
         return reason
     from triton.errors import TritonError
@@ -34,28 +29,6 @@ def why_not(*, device: torch.device, dtype: torch.dtype, head_dim: int) -> str |
         return f"its kernels do not run here: {str(error).splitlines()[0]}"
     if not difference < LARGEST_DIFFERENCE:
         return f"its result is off by {difference:.1%}"
-    return None
-
-
-def _unsuitable(device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:
-    """Return what is missing without starting anything."""
-    if device.type != "cuda":
-        return "it needs a graphics card"
-    capability = torch.cuda.get_device_capability(device)
-    if capability[0] != HOPPER:
-        return f"it is made for Hopper cards (H100, H200), not for the {torch.cuda.get_device_name(device)}"
-    if dtype != torch.bfloat16 or head_dim != HEAD_DIM:
-        return f"it is made for bfloat16 and heads of {HEAD_DIM} channels, not for {dtype} and {head_dim}"
-    return _wrong_triton()
-
-
-def _wrong_triton() -> str | None:
-    try:
-        found = version("triton")
-    except PackageNotFoundError:
-        return "Triton is not installed"
-    if ".".join(found.split(".")[:2]) not in TRITON_VERSIONS:
-        return f"it is made for Triton {' or '.join(TRITON_VERSIONS)}, and {found} is installed"
     return None
 
 

@@ -1,0 +1,208 @@
+"""Exact bfloat16 attention for Hopper, in Gluon (Triton's language for explicit layouts and asynchronous hardware).
+
+One program attends 128 queries of one head to all keys. Its three groups of warps work side by side: a *producer*
+orders tiles of keys and values from memory, two *consumers* of 64 queries each use them. A ring of stages lies
+between; two barriers per stage and tensor say that it is filled and that it is free. Tiles come from the last to the
+first, because only the last one can be partly empty and costs a mask.
+
+A consumer keeps the matrix unit busy while it computes a softmax: the product of the previous tile's probabilities
+with its values, added to the running output, runs beside the softmax of this tile. With `TAKE_TURNS` the consumers
+start their products alternately, so that one's products run beside the other's softmax.
+
+Import only where Triton is installed. L queries, T keys, H heads, K channels of a head (128), D = H x K.
+"""
+
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import (
+    fence_async_shared,
+    mbarrier,
+    tma,
+    warpgroup_mma,
+    warpgroup_mma_wait,
+)
+
+QUERIES = gl.constexpr(64)  # of one consumer
+CONSUMERS = gl.constexpr(2)
+CHANNELS = gl.constexpr(128)
+BYTES = gl.constexpr(2)  # of a bfloat16
+CONSUMER_REGISTERS, PRODUCER_REGISTERS = gl.constexpr(240), gl.constexpr(24)
+
+OUTPUT = gl.constexpr(gl.NVMMADistributedLayout([3, 0], [4, 1], [16, 128, 16]))
+ROWS = gl.constexpr(gl.SliceLayout(1, OUTPUT.value))
+PROBABILITIES = gl.constexpr(gl.DotOperandLayout(0, OUTPUT.value, 2))
+TILE_IN_MEMORY = gl.constexpr(gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2))
+
+
+@gluon.jit
+def _logits(q, k):
+    """Start the product of queries and keys."""
+    keys: gl.constexpr = k.shape[0]
+    layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, keys, 16])
+    zeros = gl.zeros([QUERIES, keys], gl.float32, layout)
+    return warpgroup_mma(q, k.permute((1, 0)), zeros, use_acc=False, is_async=True)
+
+
+@gluon.jit
+def _operand(weights):
+    """Return probabilities as the left operand of the next product: every thread holds its part already."""
+    return gl.convert_layout(weights.to(gl.bfloat16), PROBABILITIES, assert_trivial=True)
+
+
+@gluon.jit
+def _row_max(x):
+    return gl.convert_layout(gl.max(x, 1), ROWS, assert_trivial=True)
+
+
+@gluon.jit
+def _row_sum(x):
+    return gl.convert_layout(gl.sum(x, 1), ROWS, assert_trivial=True)
+
+
+@gluon.jit
+def _weights(x, scale, largest):
+    """Return exp(logits - largest logit); scale is that of the softmax times log2(e)."""
+    offset = gl.convert_layout(largest * scale, gl.SliceLayout(1, x.type.layout), assert_trivial=True)
+    return gl.exp2(x * scale - offset[:, None])
+
+
+@gluon.jit
+def _consume(
+    stages,
+    tiles,
+    out_desc,
+    scale,
+    num_keys,
+    KEYS: gl.constexpr,
+    STAGES: gl.constexpr,
+    TAKE_TURNS: gl.constexpr,
+    consumer: gl.constexpr,
+):
+    """Attend 64 queries to all keys."""
+    q_tiles, k_tiles, v_tiles, q_filled, k_filled, k_free, v_filled, v_free, turns = stages
+    head, first_query, num_tiles = tiles
+    mbarrier.wait(q_filled, 0)
+    q = q_tiles.index(consumer)
+
+    mbarrier.wait(k_filled.index(0), 0)
+    x = warpgroup_mma_wait(0, [_logits(q, k_tiles.index(0))])
+    mbarrier.arrive(k_free.index(0), count=1)
+    key = (num_tiles - 1) * KEYS + gl.arange(0, KEYS, gl.SliceLayout(0, x.type.layout))
+    x = gl.where((key < num_keys)[None, :], x, float("-inf"))
+    largest = _row_max(x)
+    weights = _weights(x, scale, largest)
+    total = _row_sum(weights)
+    p = _operand(weights)
+    out = gl.zeros([QUERIES, CHANNELS], gl.float32, OUTPUT)
+    correction = gl.full([QUERIES], 1.0, gl.float32, ROWS)
+
+    mbarrier.wait(k_filled.index(1), 0, pred=num_tiles > 1)
+    for tile in range(1, num_tiles):
+        k_stage = tile % STAGES
+        v_stage = (tile - 1) % STAGES
+        if TAKE_TURNS:
+            # The first consumer's first turn passes at once, the second's comes after it.
+            mbarrier.wait(turns.index(consumer), (tile - consumer) & 1)
+        logits = _logits(q, k_tiles.index(k_stage))
+        mbarrier.wait(v_filled.index(v_stage), ((tile - 1) // STAGES) & 1)
+        correction = warpgroup_mma_wait(1, [correction])
+        out = warpgroup_mma(p, v_tiles.index(v_stage), out * correction[:, None], is_async=True)
+        if TAKE_TURNS:
+            mbarrier.arrive(turns.index(1 - consumer), count=1)
+        x = warpgroup_mma_wait(1, [logits])
+        mbarrier.arrive(k_free.index(k_stage), count=1)
+        new_largest = gl.maximum(largest, _row_max(x))
+        correction = gl.exp2((largest - new_largest) * scale)
+        weights = _weights(x, scale, new_largest)
+        total = total * correction + _row_sum(weights)
+        largest = new_largest
+        following = tile + 1
+        mbarrier.wait(
+            k_filled.index(following % STAGES), (following // STAGES) & 1, pred=following < num_tiles
+        )
+        # The weights wait with it: rounding them earlier would overwrite the running product's operand.
+        out, weights = warpgroup_mma_wait(0, [out, weights])
+        mbarrier.arrive(v_free.index(v_stage), count=1)
+        p = _operand(weights)
+
+    v_stage = (num_tiles - 1) % STAGES
+    mbarrier.wait(v_filled.index(v_stage), ((num_tiles - 1) // STAGES) & 1)
+    out = warpgroup_mma(p, v_tiles.index(v_stage), out * correction[:, None], is_async=True)
+    out = warpgroup_mma_wait(0, [out]) / total[:, None]
+    q.store(out.to(gl.bfloat16))  # the queries are not needed any more
+    fence_async_shared()
+    tma.async_copy_shared_to_global(out_desc, [first_query + consumer * QUERIES, head * CHANNELS], q)
+    tma.store_wait(0)
+
+
+@gluon.jit
+def _produce(descriptors, stages, tiles, KEYS: gl.constexpr, STAGES: gl.constexpr):
+    """Order the queries, then tile after tile of keys and values as stages become free."""
+    q_desc, k_desc, v_desc = descriptors
+    q_tiles, k_tiles, v_tiles, q_filled, k_filled, k_free, v_filled, v_free, _turns = stages
+    head, first_query, num_tiles = tiles
+    column = head * CHANNELS
+    mbarrier.expect(q_filled, CONSUMERS * QUERIES * CHANNELS * BYTES)
+    for consumer in gl.static_range(CONSUMERS):
+        row = first_query + consumer * QUERIES
+        tma.async_copy_global_to_shared(q_desc, [row, column], q_filled, q_tiles.index(consumer))
+    for tile in range(num_tiles):
+        stage = tile % STAGES
+        turn = (tile // STAGES) & 1
+        row = (num_tiles - 1 - tile) * KEYS
+        mbarrier.wait(k_free.index(stage), turn ^ 1)  # passes at once in the first round
+        mbarrier.expect(k_filled.index(stage), KEYS * CHANNELS * BYTES)
+        tma.async_copy_global_to_shared(k_desc, [row, column], k_filled.index(stage), k_tiles.index(stage))
+        mbarrier.wait(v_free.index(stage), turn ^ 1)
+        mbarrier.expect(v_filled.index(stage), KEYS * CHANNELS * BYTES)
+        tma.async_copy_global_to_shared(v_desc, [row, column], v_filled.index(stage), v_tiles.index(stage))
+
+
+@gluon.jit(do_not_specialize=["num_keys", "num_query_tiles"])
+def attend_tiles(
+    q_desc,  # bfloat16 [L, D]
+    k_desc,  # bfloat16 [T, D]
+    v_desc,  # bfloat16 [T, D]
+    out_desc,  # bfloat16 [L, D]
+    scale,  # of the logits, times log2(e)
+    num_keys,
+    num_query_tiles,
+    KEYS: gl.constexpr,  # of one tile
+    STAGES: gl.constexpr,
+    TAKE_TURNS: gl.constexpr,
+):
+    """Attend 128 queries of one head. Programs of a head follow each other, so that its keys stay in the L2 cache."""
+    program = gl.program_id(0)
+    head = program // num_query_tiles
+    first_query = (program % num_query_tiles) * (CONSUMERS * QUERIES)
+    num_tiles = (num_keys + KEYS - 1) // KEYS
+
+    q_tiles = gl.allocate_shared_memory(gl.bfloat16, [CONSUMERS, QUERIES, CHANNELS], TILE_IN_MEMORY)
+    k_tiles = gl.allocate_shared_memory(gl.bfloat16, [STAGES, KEYS, CHANNELS], TILE_IN_MEMORY)
+    v_tiles = gl.allocate_shared_memory(gl.bfloat16, [STAGES, KEYS, CHANNELS], TILE_IN_MEMORY)
+    q_filled = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
+    k_filled = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    k_free = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    v_filled = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    v_free = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    turns = gl.allocate_shared_memory(gl.int64, [CONSUMERS, 1], mbarrier.MBarrierLayout())
+    mbarrier.init(q_filled, count=1)
+    for stage in gl.static_range(STAGES):
+        mbarrier.init(k_filled.index(stage), count=1)
+        mbarrier.init(v_filled.index(stage), count=1)
+        mbarrier.init(k_free.index(stage), count=CONSUMERS)
+        mbarrier.init(v_free.index(stage), count=CONSUMERS)
+    for consumer in gl.static_range(CONSUMERS):
+        mbarrier.init(turns.index(consumer), count=1)
+
+    stages = (q_tiles, k_tiles, v_tiles, q_filled, k_filled, k_free, v_filled, v_free, turns)
+    tiles = (head, first_query, num_tiles)
+    gl.warp_specialize(
+        [
+            (_consume, (stages, tiles, out_desc, scale, num_keys, KEYS, STAGES, TAKE_TURNS, 0)),
+            (_consume, (stages, tiles, out_desc, scale, num_keys, KEYS, STAGES, TAKE_TURNS, 1)),
+            (_produce, ((q_desc, k_desc, v_desc), stages, tiles, KEYS, STAGES)),
+        ],
+        [4, 1],
+        [CONSUMER_REGISTERS, PRODUCER_REGISTERS],
+    )

@@ -1,0 +1,69 @@
+"""Start the kernel. Import only where Triton is installed; the arguments are those of operator.py, on a Hopper card.
+
+Shapes: L queries, T keys, H heads, K channels of a head (128), D = H x K.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+from triton.errors import TritonError
+from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
+
+from liveavatar.models.s2v.hopper_attention import attention_kernel as kernel
+
+_CHANNELS = kernel.CHANNELS.value
+_QUERIES_OF_PROGRAM = kernel.CONSUMERS.value * kernel.QUERIES.value
+
+
+class Tiling(NamedTuple):
+    """How the kernel divides its work. A stage holds the keys and values of a tile: 512 bytes for every key."""
+
+    keys: int = 128
+    stages: int = 2
+    take_turns: bool = False
+
+
+def attend(q_LHK: Tensor, k_THK: Tensor, v_THK: Tensor, tiling: Tiling = Tiling()) -> Tensor:  # noqa: B008
+    """Return the attention `[L, H, K]` in bfloat16, contiguous. Raises RuntimeError where the kernel cannot be made."""
+    num_queries, num_heads, head_dim = q_LHK.shape
+    num_query_tiles = triton.cdiv(num_queries, _QUERIES_OF_PROGRAM)
+    out_LHK = torch.empty_like(q_LHK, memory_format=torch.contiguous_format)
+    start = kernel.attend_tiles[(num_heads * num_query_tiles,)]
+    with torch.cuda.device(q_LHK.device):
+        try:
+            start(
+                _tiles_of(q_LHK, kernel.QUERIES.value),
+                _tiles_of(k_THK, tiling.keys),
+                _tiles_of(v_THK, tiling.keys),
+                _tiles_of(out_LHK, kernel.QUERIES.value),
+                head_dim**-0.5 * math.log2(math.e),
+                len(k_THK),
+                num_query_tiles,
+                KEYS=tiling.keys,
+                STAGES=tiling.stages,
+                TAKE_TURNS=tiling.take_turns,
+                num_warps=4,
+            )
+        except TritonError as error:
+            raise RuntimeError(f"its kernel cannot be made here: {error}") from error
+    return out_LHK
+
+
+def _tiles_of(tokens: Tensor, rows: int) -> TensorDescriptor:
+    """Describe tokens as a matrix of D columns, of which tiles of one head are read. What lies behind it reads as 0.
+
+    Tokens may be rows of a wider matrix, such as a projection of several things, and the first rows of a buffer.
+    """
+    _, num_heads, head_dim = tokens.shape
+    is_matrix = tokens.stride(2) == 1 and tokens.stride(1) == head_dim and tokens.stride(0) % 8 == 0
+    if not is_matrix or tokens.data_ptr() % 16:  # the copy engine's units
+        tokens = tokens.contiguous()
+    shape = [len(tokens), num_heads * head_dim]
+    return TensorDescriptor(
+        tokens, shape, [tokens.stride(0), 1], [rows, _CHANNELS], kernel.TILE_IN_MEMORY.value
+    )
