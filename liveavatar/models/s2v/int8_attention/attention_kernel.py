@@ -3,7 +3,8 @@
 One program attends 128 queries of one head to all keys. Its three groups of warps work side by side: a *producer*
 orders tiles of 128 keys and values from memory, two *consumers* of 64 queries each use them. A ring of stages lies
 between; two barriers per stage and tensor say that it is filled and that it is free. Tiles come from the last to the
-first, because only the last one can be partly empty and costs a mask.
+first, because only the last one can be partly empty and costs a mask. Consumers may take turns at the matrix unit, so
+that one multiplies while the other has its softmax.
 
 A consumer keeps the matrix unit busy while it computes a softmax: the product of the previous tile's probabilities
 with its values runs beside the softmax of this tile. The sums of a tile are added to the total outside the matrix
@@ -40,6 +41,11 @@ PROBABILITY_EXPONENT = gl.constexpr(8.0)
 TO_E4M3 = gl.constexpr(
     "{ .reg .b16 low, high; cvt.rn.satfinite.e4m3x2.f32 low, $2, $1;"
     " cvt.rn.satfinite.e4m3x2.f32 high, $4, $3; mov.b32 $0, {low, high}; }"
+)
+
+# A sum of probabilities is not negative; the assembler does not know.
+NEVER_EXIT = gl.constexpr(
+    "{ .reg .pred never; setp.lt.f32 never, $1, 0f00000000; @never exit; mov.b32 $0, $1; }"
 )
 
 
@@ -85,6 +91,12 @@ def _weighted(words, v):
 
 
 @gluon.jit
+def _pin(total):
+    """Keep what follows behind the softmax. Without it the assembler moves the wait for the running product forward."""
+    return gl.inline_asm_elementwise(NEVER_EXIT, "=r,r", [total], dtype=gl.float32, is_pure=False, pack=1)
+
+
+@gluon.jit
 def _mask_last_tile(x, first_key, num_keys):
     """Take out what lies behind the last key. Columns are in stored order."""
     column = gl.arange(0, KEYS, COLUMNS)
@@ -94,9 +106,18 @@ def _mask_last_tile(x, first_key, num_keys):
 
 
 @gluon.jit
-def _consume(stages, tiles, out_ptr, query_scale_ptr, value_scale_ptr, shape, consumer: gl.constexpr):
+def _consume(
+    stages,
+    tiles,
+    out_ptr,
+    query_scale_ptr,
+    value_scale_ptr,
+    shape,
+    consumer: gl.constexpr,
+    take_turns: gl.constexpr,
+):
     """Attend 64 queries to all keys."""
-    q_tiles, k_tiles, v_tiles, q_filled, k_filled, k_free, v_filled, v_free = stages
+    q_tiles, k_tiles, v_tiles, q_filled, k_filled, k_free, v_filled, v_free, turns = stages
     head, first_query, num_tiles = tiles
     num_queries, query_rows, num_keys, num_heads = shape
     row = first_query + consumer * QUERIES + gl.arange(0, QUERIES, ROWS)
@@ -119,9 +140,13 @@ def _consume(stages, tiles, out_ptr, query_scale_ptr, value_scale_ptr, shape, co
         k_stage = tile % STAGES
         v_stage = (tile - 1) % STAGES
         mbarrier.wait(k_filled.index(k_stage), (tile // STAGES) & 1)
+        if take_turns:
+            mbarrier.wait(turns.index(consumer), (tile + consumer) & 1)  # the first one passes at once
         logits = _logits(q, k_tiles.index(k_stage))
         mbarrier.wait(v_filled.index(v_stage), ((tile - 1) // STAGES) & 1)
         weighted = _weighted(words, v_tiles.index(v_stage))
+        if take_turns:
+            mbarrier.arrive(turns.index(1 - consumer), count=1)
         x = warpgroup_mma_wait(1, [logits])
         mbarrier.arrive(k_free.index(k_stage), count=1)
         x = x.to(gl.float32)
@@ -130,6 +155,7 @@ def _consume(stages, tiles, out_ptr, query_scale_ptr, value_scale_ptr, shape, co
         p = gl.exp2(x * scale[:, None] + (PROBABILITY_EXPONENT - new_largest)[:, None])
         total = total * new_correction + gl.sum(p, 1)
         largest = new_largest
+        total = _pin(total)
         # The probabilities wait with it: packing them earlier would overwrite the running product's operand.
         weighted, p = warpgroup_mma_wait(0, [weighted, p])
         mbarrier.arrive(v_free.index(v_stage), count=1)
@@ -151,7 +177,7 @@ def _consume(stages, tiles, out_ptr, query_scale_ptr, value_scale_ptr, shape, co
 def _produce(descriptors, stages, tiles, query_rows, cache_rows):
     """Order the queries, then tile after tile of keys and values as stages become free."""
     q_desc, k_desc, v_desc = descriptors
-    q_tiles, k_tiles, v_tiles, q_filled, k_filled, k_free, v_filled, v_free = stages
+    q_tiles, k_tiles, v_tiles, q_filled, k_filled, k_free, v_filled, v_free, _ = stages
     head, first_query, num_tiles = tiles
     mbarrier.expect(q_filled, CONSUMERS * QUERIES * CHANNELS)
     for consumer in gl.static_range(CONSUMERS):
@@ -187,6 +213,7 @@ def attend_tiles(
     query_rows,
     cache_rows,
     num_heads: gl.constexpr,
+    take_turns: gl.constexpr,
 ):
     """Attend 128 queries of one head. Programs of a head follow each other, so that its keys stay in the L2 cache."""
     program = gl.program_id(0)
@@ -202,20 +229,23 @@ def attend_tiles(
     k_free = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     v_filled = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     v_free = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    turns = gl.allocate_shared_memory(gl.int64, [CONSUMERS, 1], mbarrier.MBarrierLayout())
     mbarrier.init(q_filled, count=1)
+    for consumer in gl.static_range(CONSUMERS):
+        mbarrier.init(turns.index(consumer), count=1)
     for stage in gl.static_range(STAGES):
         mbarrier.init(k_filled.index(stage), count=1)
         mbarrier.init(v_filled.index(stage), count=1)
         mbarrier.init(k_free.index(stage), count=CONSUMERS)
         mbarrier.init(v_free.index(stage), count=CONSUMERS)
 
-    stages = (q_tiles, k_tiles, v_tiles, q_filled, k_filled, k_free, v_filled, v_free)
+    stages = (q_tiles, k_tiles, v_tiles, q_filled, k_filled, k_free, v_filled, v_free, turns)
     tiles = (head, first_query, num_tiles)
     shape = (num_queries, query_rows, num_keys, num_heads)
     gl.warp_specialize(
         [
-            (_consume, (stages, tiles, out_ptr, query_scale_ptr, value_scale_ptr, shape, 0)),
-            (_consume, (stages, tiles, out_ptr, query_scale_ptr, value_scale_ptr, shape, 1)),
+            (_consume, (stages, tiles, out_ptr, query_scale_ptr, value_scale_ptr, shape, 0, take_turns)),
+            (_consume, (stages, tiles, out_ptr, query_scale_ptr, value_scale_ptr, shape, 1, take_turns)),
             (_produce, ((q_desc, k_desc, v_desc), stages, tiles, query_rows, cache_rows)),
         ],
         [4, 1],

@@ -20,6 +20,8 @@ from liveavatar.models.s2v.rope import Rotary
 # Tokens of one program. Rows: each program first reads the Hadamard matrix, 32 kB; 6 rows make up for that and still
 # leave four programs for every processor of the card.
 _TOKENS_OF_ROWS, _TOKENS_OF_VALUES = 6, 64
+# Whether the consumers of the attention kernel take turns at the matrix unit; the benchmark measures both.
+TAKE_TURNS = False
 _QUERIES_OF_PROGRAM = kernel.CONSUMERS.value * kernel.QUERIES.value
 
 
@@ -80,7 +82,14 @@ def store_values(v_HKT: Tensor, value_scale_HK: Tensor, rows_L: Tensor, v_LD: Te
 
 
 def attend(
-    q: Quantized, k_HTK: Tensor, v_HKT: Tensor, value_scale_HK: Tensor, *, num_queries: int, num_keys: int
+    q: Quantized,
+    k_HTK: Tensor,
+    v_HKT: Tensor,
+    value_scale_HK: Tensor,
+    *,
+    num_queries: int,
+    num_keys: int,
+    take_turns: bool = TAKE_TURNS,
 ) -> Tensor:
     """Return `[L, H, K]` in bfloat16 from the first `num_keys` keys of the cache."""
     num_heads, cache_rows, head_dim = k_HTK.shape
@@ -101,6 +110,7 @@ def attend(
             query_rows,
             cache_rows,
             num_heads,
+            take_turns,
             num_warps=4,
         )
     return out_LHK
