@@ -138,6 +138,14 @@ def engine_json(studio: Studio) -> Json:
     }
 
 
+def sizes_json(studio: Studio) -> Json:
+    """Return for each level of detail whether it fits now, and the pixels that would be made of it, in landscape."""
+    return {
+        name: {"fits": forecast.fits, "made": forecast.made}
+        for name, forecast in studio.size_forecasts().items()
+    }
+
+
 def describe(studio: Studio, job: Job) -> Json:
     """Return one job together with its place in the queue."""
     is_waiting = job.state is JobState.QUEUED
@@ -160,6 +168,7 @@ def page_state(studio: Studio, *, job: Job | None, owner: str | None, seen: str)
     return {
         "engine": engine_json(studio),
         "hardware": hardware_json(studio),
+        "sizes": sizes_json(studio),
         "num_waiting": sum(each.state is JobState.QUEUED for each in everyone),
         "num_active": sum(not each.state.is_terminal for each in everyone),
         "job": None if job is None else describe(studio, job),

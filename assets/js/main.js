@@ -5,7 +5,7 @@ import { acceptFilms } from "./films.js";
 import { Machine } from "./machine.js";
 import { Poller } from "./poller.js";
 import { portraitRow, readSamples, stageCards, voiceChips } from "./samples.js";
-import { followPortraitShape } from "./sizes.js";
+import { drawForecasts, followPortraitShape } from "./sizes.js";
 import { Stage } from "./stage.js";
 import { problemText, words } from "./strings.js";
 import { Videos } from "./videos.js";
@@ -27,6 +27,7 @@ const poller = new Poller(
     lastState = state;
     stage.update(state.job);
     machine.update(state);
+    drawForecasts(state.sizes);
     videos.update(state.jobs, state.num_jobs, poller.jobId);
     drawPill(state, 0);
   },

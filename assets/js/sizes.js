@@ -1,4 +1,8 @@
-// The cards of "Picture size" name pixels; once there is a portrait, in its shape.
+// The cards of "Picture size" name pixels; once there is a portrait, in its shape. Where graphics cards make the
+// videos, they say whether a size fits now, and what would be made instead.
+
+import { h, setText } from "./dom.js";
+import { words } from "./strings.js";
 
 const SQUARE_BAND = 1.2; // as in liveavatar/core/sizes.py
 
@@ -8,6 +12,32 @@ export function followPortraitShape(tiers) {
   const draw = () => drawCards(tiers, shapeOf(field.querySelector(".image-frame img")));
   field.addEventListener("load", draw, true); // load does not bubble
   new MutationObserver(draw).observe(field, { childList: true, subtree: true });
+}
+
+/** Mark each card with whether it fits now. `forecasts` by name; empty where that is no question. */
+export function drawForecasts(forecasts) {
+  const shape = shapeOf(document.querySelector("#studio-portrait .image-frame img"));
+  for (const label of document.querySelectorAll("#studio-size label")) {
+    const forecast = forecasts[label.querySelector("input").value];
+    let mark = label.querySelector(".fit");
+    if (!forecast) {
+      mark?.remove();
+      continue;
+    }
+    mark ??= label.appendChild(h("em", { class: "fit" }));
+    const [kind, text, title] = wordsFor(forecast, shape);
+    mark.dataset.kind = kind;
+    mark.title = title;
+    setText(mark, text);
+  }
+}
+
+function wordsFor({ fits, made }, shape) {
+  if (fits) return ["fits", words.fits, words.fitsNow];
+  if (!made) return ["none", words.noRoom, words.noRoomNow];
+  const pixels = shape === "upright" ? [...made].reverse() : made;
+  const text = shape === "square" ? words.smaller : pixels.join("×");
+  return ["smaller", `→ ${text}`, words.smallerNow];
 }
 
 function shapeOf(image) {

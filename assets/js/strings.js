@@ -74,6 +74,13 @@ const english = {
   clickKeys: "With the keyboard: arrow keys move the cross, Enter sets a marker, Escape cancels.",
   portraitToClick: "Portrait. Move the cross with the arrow keys and press Enter.",
 
+  fits: "fits",
+  fitsNow: "There is room for this size now",
+  smaller: "smaller",
+  smallerNow: "There is not enough graphics memory for this size now; a smaller one would be made",
+  noRoom: "no room",
+  noRoomNow: "No size fits in the graphics memory that is free now; the built-in engine would make the video",
+
   machine: "Graphics memory",
   noGpu: "No graphics card",
   noGpuText:
@@ -193,6 +200,13 @@ const chinese = {
   makeVideo: "生成视频",
   clickKeys: "键盘操作：方向键移动十字，Enter 设置标记，Esc 取消。",
   portraitToClick: "人像。用方向键移动十字，然后按 Enter。",
+
+  fits: "可用",
+  fitsNow: "现在有足够的显存生成此尺寸",
+  smaller: "更小",
+  smallerNow: "现在显存不足，将生成更小的尺寸",
+  noRoom: "显存不足",
+  noRoomNow: "现在空闲的显存放不下任何尺寸，将由内置引擎生成视频",
 
   machine: "显存",
   noGpu: "没有显卡",

@@ -32,6 +32,7 @@ from liveavatar.service.media_log import MediaSlice, read_slice
 from liveavatar.service.outputs import Outputs
 from liveavatar.service.runner import EngineStatus, JobRunner
 from liveavatar.service.s2v_setup import find_s2v
+from liveavatar.service.size_forecasts import SizeForecast, SizeForecasts
 from liveavatar.service.supervisor import EngineSupervisor
 
 
@@ -52,6 +53,7 @@ class Studio:
         self._hardware = monitor or HardwareMonitor()
         self._recover()
         self._failed_layouts = FailedLayouts()
+        self._size_forecasts = SizeForecasts(self._find_s2v)
         self._learned = RunCalibration(config.data_dir / "calibration.json")
         self._cluster = self._open_cluster()
         self._runner = JobRunner(
@@ -217,6 +219,10 @@ class Studio:
     def card_gauges(self) -> tuple[CardGauge, ...]:
         """Return whose memory is in use on every graphics card, and what the video at work or the next one needs."""
         return card_gauges(self.hardware(), self.telemetry(), self._runner.plan)
+
+    def size_forecasts(self) -> dict[str, SizeForecast]:
+        """Return what would be made now of each level of detail; empty where the built-in engine makes all videos."""
+        return self._size_forecasts.read()
 
     def _plan(self, job: Job, request: ValidatedRequest) -> ExecutionPlan:
         return self._plan_for(job.engine, job.size_asked, request)

@@ -27,6 +27,7 @@ class Shown:
 
     def __init__(self, studio: Studio) -> None:
         self.studio = studio
+        self.more: dict[str, Any] = {}
         self._hardware: dict[str, Any] = {}
         studio.page.route("**/api/state*", self._answer)
 
@@ -39,7 +40,8 @@ class Shown:
 
     def _answer(self, route: Route) -> None:
         state: dict[str, Any] = route.fetch().json()
-        route.fulfill(body=json.dumps(state | {"hardware": self._hardware}), content_type="application/json")
+        told = state | {"hardware": self._hardware} | self.more
+        route.fulfill(body=json.dumps(told), content_type="application/json")
 
 
 def no_sideways_scrolling(studio: Studio) -> bool:
@@ -107,3 +109,19 @@ def test_the_running_video_shows_items_and_what_it_needs(paced: App, new_page: N
     )
     marker = first.locator(".need").evaluate("mark => parseFloat(mark.style.left)")
     assert marker == pytest.approx(needed, abs=0.1)
+
+
+def test_size_cards_say_what_fits(paced: App, new_page: NewPage) -> None:
+    from playwright.sync_api import expect
+
+    shown = Shown(new_page(paced))
+    shown.more = {
+        "sizes": {
+            "small": {"fits": True, "made": [384, 256]},
+            "standard": {"fits": False, "made": [576, 320]},
+            "large": {"fits": False, "made": None},
+        }
+    }
+    shown.show(Machine(trace("one_gpu")).play(until_s=1))
+    marks = shown.studio.page.locator("#studio-size .fit")
+    expect(marks).to_have_text(["fits", "→ 576×320", "no room"])

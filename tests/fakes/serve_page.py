@@ -15,12 +15,15 @@ from typing import Any
 
 from liveavatar.config import AppConfig
 from liveavatar.core.memory import MemoryBudget
-from liveavatar.core.plan import ExecutionPlan
+from liveavatar.core.plan import ExecutionPlan, ModelFiles
 from liveavatar.monitoring.hardware import HardwareMonitor
 from liveavatar.monitoring.trace import read_trace
 from liveavatar.planning.choice import choose, execution_plan
-from liveavatar.planning.machine_text import parse_machine
+from liveavatar.planning.machine_text import parse_machine, spec_of_installed
+from liveavatar.planning.model_spec import TRANSFORMER_PARAMETERS
+from liveavatar.planning.s2v_request import S2vSetup
 from liveavatar.service.facade import Studio
+from liveavatar.service.size_forecasts import SizeForecast, SizeForecasts
 from tests.fakes.replayed_nvml import ReplayedNvml
 from ui.page import build_page, launch_options
 
@@ -37,7 +40,20 @@ class StudioOnRecordedCards(Studio):
         self._budgets: tuple[MemoryBudget, ...] = execution_plan(
             choose(parse_machine(_MACHINES[trace]), size="720*400")
         ).budgets
+        self._forecasts = SizeForecasts(self._setup)
         super().__init__(config, monitor=HardwareMonitor(reader=nvml.reader()))
+
+    def size_forecasts(self) -> dict[str, SizeForecast]:
+        """Return what the s2v engine would make, if this machine had it."""
+        return self._forecasts.read()
+
+    def _setup(self) -> S2vSetup:
+        gpus = tuple(
+            spec_of_installed(name=gpu.name, total_bytes=gpu.total_bytes, used_bytes=gpu.other_bytes or 0)[0]
+            for gpu in self.hardware().gpus
+        )
+        files = ModelFiles(checkpoint="", lora="", cache="")
+        return S2vSetup(files=files, num_parameters=TRANSFORMER_PARAMETERS, gpus=gpus)
 
     def _plan_for(self, *arguments: Any) -> ExecutionPlan:
         return dataclasses.replace(super()._plan_for(*arguments), budgets=self._budgets)

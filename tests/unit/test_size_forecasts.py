@@ -1,0 +1,64 @@
+"""What the cards of "Picture size" promise before a video is asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from liveavatar.core.plan import ModelFiles
+from liveavatar.planning.machine_text import parse_machine
+from liveavatar.planning.model_spec import TRANSFORMER_PARAMETERS
+from liveavatar.planning.s2v_request import S2vSetup
+from liveavatar.service.size_forecasts import SizeForecasts, forecast_sizes
+
+GIB = 1024**3
+FILES = ModelFiles(checkpoint="/c", lora="/l", cache="/d")
+
+
+def setup(machine: str, *, others_gib: float = 0.0) -> S2vSetup:
+    gpus = tuple(
+        dataclasses.replace(gpu, other_programs_bytes=int(others_gib * GIB))
+        for gpu in parse_machine(machine).gpus
+    )
+    return S2vSetup(files=FILES, num_parameters=TRANSFORMER_PARAMETERS, gpus=gpus)
+
+
+def test_what_fits_is_made_as_asked() -> None:
+    standard = forecast_sizes(setup("1xH200"))["standard"]
+    assert standard.fits
+    assert standard.made == (704, 384), "720*400 in multiples of 64"
+
+
+def test_another_program_makes_large_ones_smaller() -> None:
+    crowded = forecast_sizes(setup("1xH200", others_gib=70))
+    assert crowded["small"].fits
+    standard = crowded["standard"]
+    assert not standard.fits
+    assert standard.made is not None
+    assert standard.made[0] * standard.made[1] < 704 * 384
+
+
+def test_where_nothing_fits_nothing_is_promised() -> None:
+    forecasts = forecast_sizes(setup("1xH200", others_gib=138))
+    assert {(each.made, each.fits) for each in forecasts.values()} == {(None, False)}
+
+
+def test_the_built_in_engine_promises_nothing_and_needs_nothing() -> None:
+    assert forecast_sizes(S2vSetup()) == {}
+    assert forecast_sizes(dataclasses.replace(setup("1xH200"), gpus=())) == {}
+
+
+def test_plans_are_made_anew_only_when_something_changed(tmp_path: Path) -> None:
+    now = [setup("1xH200")]
+    num_asked = 0
+
+    def find() -> S2vSetup:
+        nonlocal num_asked
+        num_asked += 1
+        return now[0]
+
+    forecasts = SizeForecasts(find)
+    first = forecasts.read()
+    now[0] = setup("1xH200", others_gib=138)
+    assert forecasts.read() is first
+    assert num_asked == 1, "the files are not looked at for every page"
