@@ -60,6 +60,7 @@ class ExecutionPlan:
     kv_precision: KvPrecision = "bf16"
     offload: Offload = field(default_factory=Offload)
     latents_per_decode: int = 3  # latent frames decoded in one call; 1 needs less memory and more time
+    vae_tiles: int = 1  # parts of the picture that the autoencoder works on in turn
     budgets: tuple[MemoryBudget, ...] = ()  # forecast, one per rank
     block_s: float | None = None  # forecast, from one block of pictures to the next
 
@@ -75,7 +76,7 @@ class ExecutionPlan:
         if parallel is not None:
             parallel = dataclasses.replace(parallel, step_split=(1,) * len(parallel.step_split))
         offload = dataclasses.replace(self.offload, caches=False, text_encoder=False)
-        return self.engine, self.model, parallel, self.precision, offload
+        return self.engine, self.model, parallel, self.precision, offload, self.vae_tiles
 
     @property
     def num_steps(self) -> int:

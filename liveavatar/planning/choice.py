@@ -157,6 +157,7 @@ def execution_plan(choice: Choice) -> ExecutionPlan:
         kv_precision=configuration.kv_precision,
         offload=dataclasses.replace(configuration.offload, text_encoder=text_rank(best) is None),
         latents_per_decode=configuration.latents_per_decode,
+        vae_tiles=configuration.vae_tiles,
         budgets=best.details.budgets,
         block_s=best.block_seconds,
     )
@@ -181,6 +182,11 @@ def plan_sentences(candidate: Candidate) -> tuple[str, ...]:
     if configuration.latents_per_decode == 1:
         sentences.append(
             "The decoder takes one latent frame at a time, which needs less memory and more time."
+        )
+    if configuration.vae_tiles > 1:
+        sentences.append(
+            f"Pictures are decoded in {configuration.vae_tiles} tiles, which needs less memory;"
+            " where tiles meet, colours may differ by a level or two."
         )
     if configuration.offload.is_used:
         sentences.append(f"{gib_text(candidate.details.host_bytes)} wait in host memory.")

@@ -134,7 +134,9 @@ class Evaluator:
         if role.num_steps:
             busy += role.num_steps * self._step(configuration, role, window_blocks).total
         if role.latents_per_decode:
-            busy += speed_model.decode_seconds(self._speed, self._size, role.latents_per_decode)
+            busy += speed_model.decode_seconds(
+                self._speed, self._size, role.latents_per_decode, role.vae_tiles
+            )
         return busy * self._slowdown
 
     def _step(
@@ -153,12 +155,15 @@ class Evaluator:
         denoising = sum(
             role.num_steps * self._step(configuration, role, window_blocks=1).total for role in roles
         )
-        decoding = speed_model.decode_seconds(self._speed, self._size, configuration.latents_per_decode)
+        decoding = speed_model.decode_seconds(
+            self._speed, self._size, configuration.latents_per_decode, configuration.vae_tiles
+        )
         in_turn = denoising / configuration.parallel.tensor + decoding
         prefill = speed_model.prefill_seconds(self._speed, self._size, configuration.precision)
         portrait = speed_model.portrait_seconds(self._speed, self._size)
+        transfers = sum(speed_model.beginning_transfer_seconds(self._speed, role) for role in roles)
         on_the_card = (prefill + portrait + in_turn) * self._slowdown
-        return on_the_card + speed_model.SPEECH_ENCODE_S + speed_model.DELIVERY_S
+        return on_the_card + transfers + speed_model.SPEECH_ENCODE_S + speed_model.DELIVERY_S
 
     # ---------------------------------------------------------------------------------------- to show
     def details(self, configuration: Configuration, sparest: Configuration | None = None) -> Details:

@@ -114,6 +114,7 @@ def budget_of(plan: ExecutionPlan, rank: int = 0) -> MemoryBudget:
         kv_precision=plan.kv_precision,
         offload=dataclasses.replace(plan.offload, text_encoder=False),
         latents_per_decode=plan.latents_per_decode,
+        vae_tiles=plan.vae_tiles,
     )
     groups = layouts.rank_groups(configuration, VideoSize(plan.width, plan.height))
     role = layouts.roles_by_rank(groups)[rank]

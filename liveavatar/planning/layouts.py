@@ -14,7 +14,8 @@ from liveavatar.planning.model_spec import VideoSize
 # One stream is spread over this many ranks at most; more cards serve more streams.
 MAX_WORLD = 16
 _MAX_TENSOR, _MAX_LAYER_PARTS = 8, 8
-_LATENTS_PER_DECODE = (3, 1)
+# Latent frames per decoder call and tiles of the picture, the plainest first; each needs less memory than the last.
+_DECODER_FORMS = ((3, 1), (1, 1), (1, 2), (1, 4))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,7 @@ class Configuration:
     kv_precision: KvPrecision = "bf16"
     offload: Offload = field(default_factory=Offload)
     latents_per_decode: int = 3
+    vae_tiles: int = 1
 
     def describe(self) -> str:
         """Return "timestep pipeline 2+2, fp8, 8-bit caches"."""
@@ -40,6 +42,8 @@ class Configuration:
             parts.append("shares in host memory")
         if self.offload.caches:
             parts.append("caches in host memory")
+        if self.vae_tiles > 1:
+            parts.append(f"decoded in {self.vae_tiles} tiles")
         return ", ".join(parts)
 
 
@@ -108,10 +112,14 @@ def resident_variants(
     """Return the plan with everything on the cards, the plainest first."""
     return [
         Configuration(
-            parallel=parallel, precision=precision, kv_precision=kv_precision, latents_per_decode=latents
+            parallel=parallel,
+            precision=precision,
+            kv_precision=kv_precision,
+            latents_per_decode=latents,
+            vae_tiles=tiles,
         )
         for kv_precision in kv_precisions
-        for latents in _LATENTS_PER_DECODE
+        for latents, tiles in _DECODER_FORMS
     ]
 
 
@@ -141,12 +149,13 @@ def offload_variants(
             kv_precision=kv_precision,
             offload=offload,
             latents_per_decode=latents,
+            vae_tiles=tiles,
         )
         for offload in choices
         for kv_precision in kv_precisions
         # Rows of its caches do not lie side by side, so that a block's cannot be brought back alone.
         if not (offload.caches and kv_precision == "int8")
-        for latents in _LATENTS_PER_DECODE
+        for latents, tiles in _DECODER_FORMS
     ]
 
 
@@ -202,6 +211,7 @@ def _role(
         resident_blocks=offload.resident_blocks,
         caches_on_host=offload.caches,
         latents_per_decode=configuration.latents_per_decode if decodes else 0,
+        vae_tiles=configuration.vae_tiles if decodes else 1,
         encodes_speech=hears,
         is_one_of_many=parallel.world_size > 1,
     )

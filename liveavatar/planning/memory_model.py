@@ -39,8 +39,10 @@ MARGIN_SHARE = 0.02
 
 _STREAM_BUFFERS = 2  # the block that runs and the one that is on its way
 _BF16 = 2
-_KV_BYTES: dict[KvPrecision, int] = {"bf16": 2, "fp8": 1, "int8": 1}
+# fp8: every row and head has a scale of 16 bits besides its 128 values.
+_KV_BYTES: dict[KvPrecision, float] = {"bf16": 2, "fp8": 1 + 2 / 128, "int8": 1}
 _INT8_TILE_TOKENS = 128  # caches of 8-bit attention are whole tiles
+_TILE_OVERLAP = 64  # pixels that neighbouring tiles of the autoencoder share
 _SCALE_BYTES = 4  # per output channel of an 8-bit weight
 
 _Share = tuple[str, float, Basis]  # name, bytes and basis of an item
@@ -83,6 +85,7 @@ class RankRole:
     resident_blocks: int | None = None  # None: all its layers stay on the card
     caches_on_host: bool = False
     latents_per_decode: int = 0  # 0: it does not decode
+    vae_tiles: int = 1
     encodes_speech: bool = False
     encodes_text: bool = False
     is_one_of_many: bool = False
@@ -160,6 +163,18 @@ def shared_key_bytes(role: RankRole) -> float:
     return tokens * (1 + layout.shared_values) * _values_per_token(role) * _BF16
 
 
+def widened_bytes(role: RankRole) -> float:
+    """Return the keys and values of one layer that are kept in 8 bits, in bf16 while the layer attends."""
+    return 2 * role.size.window_tokens * model.WIDTH / role.tensor * _BF16
+
+
+def tile_share(size: VideoSize, num_tiles: int) -> float:
+    """Return the part of the picture that one of 1, 2 or 4 tiles of the autoencoder covers."""
+    long, short = max(size.width, size.height), min(size.width, size.height)
+    halves = {1: (), 2: (long,), 4: (long, short)}[num_tiles]
+    return math.prod((side + _TILE_OVERLAP) / (2 * side) for side in halves)
+
+
 def text_cache_bytes(role: RankRole) -> float:
     """Return the keys and values of the prompt on this rank, in bf16."""
     return 2 * model.TEXT_TOKENS * _values_per_token(role) * _BF16 if role.cache_layout.text_is_kept else 0
@@ -224,6 +239,8 @@ def _cache_shares(role: RankRole) -> list[_Share]:
         ("key-value caches", caches, "computed"),
         ("sink keys", shared_key_bytes(role), "computed"),
     ]
+    if role.kv_precision == "fp8":
+        shares.append(("widened keys", widened_bytes(role), "computed"))
     if role.cache_layout.text_is_kept:
         shares.append(("prompt keys", text_cache_bytes(role), "computed"))
     return shares
@@ -233,10 +250,11 @@ def _decoder_shares(role: RankRole) -> list[_Share]:
     weights = model.VAE_PARAMETERS * _BF16
     measured_cache = DECODER_CACHE_BYTES_PER_PIXEL * MEASURED_SIZE.pixels
     working = DECODER_PEAK_BYTES[role.latents_per_decode] - weights - measured_cache
+    cache, share = DECODER_CACHE_BYTES_PER_PIXEL * role.size.pixels, tile_share(role.size, role.vae_tiles)
     return [
         ("decoder weights", weights, "computed"),
-        ("decoder cache", DECODER_CACHE_BYTES_PER_PIXEL * role.size.pixels, "computed"),
-        ("decoder working memory", working * role.size.pixels / MEASURED_SIZE.pixels, "measured"),
+        ("decoder cache", cache * share * role.vae_tiles, "computed"),
+        ("decoder working memory", working * share * role.size.pixels / MEASURED_SIZE.pixels, "measured"),
     ]
 
 

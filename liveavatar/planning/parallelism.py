@@ -46,9 +46,6 @@ EVERYTHING = Abilities()
 # What the s2v engine does today. The plan command answers for everything; the app plans within this.
 ENGINE = Abilities(
     max_ranks=1,
-    kv_precisions=("bf16", "int8"),
-    streams_blocks=False,
-    caches_on_host=False,
     shards_on_host=False,
 )
 

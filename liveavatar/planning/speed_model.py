@@ -62,7 +62,6 @@ REDUCTIONS_PER_LAYER = 3  # after self-attention, cross-attention and feed-forwa
 COLLECTIVES_PER_LAYER = 7  # those, and the norms of queries and keys, which span all heads
 HOST_MEMORY_BYTES_PER_S = 150e9  # all cards together; assumed
 _IMPERFECT_OVERLAP = 0.1  # of a transfer beside the work; assumed
-_CACHE_WRITE_BACK = 1.25  # a step reads its window and returns one block in four
 
 
 @lru_cache(maxsize=100_000)
@@ -101,10 +100,10 @@ def prefill_seconds(gpu: GpuSpec, size: VideoSize, precision: Precision) -> floa
 
 
 @lru_cache(maxsize=10_000)
-def decode_seconds(gpu: GpuSpec, size: VideoSize, latents_per_call: int) -> float:
-    """Return the time to decode one block."""
+def decode_seconds(gpu: GpuSpec, size: VideoSize, latents_per_call: int, num_tiles: int = 1) -> float:
+    """Return the time to decode one block. What tiles share is decoded twice."""
     convolutions, memory = MEASURED_DECODE[latents_per_call]
-    pixels = size.pixels / MEASURED_SIZE.pixels
+    pixels = size.pixels / MEASURED_SIZE.pixels * num_tiles * memory_model.tile_share(size, num_tiles)
     return pixels * (
         convolutions * _H200_BF16 / gpu.bf16_flops + memory * _H200_MEMORY / gpu.memory_bytes_per_s
     )
@@ -168,7 +167,8 @@ def _transfer_seconds(gpu: GpuSpec, role: RankRole, num_streaming: int) -> float
         block = memory_model.block_bytes(role.precision, role.tensor)
         from_host += (role.num_layers - role.resident_blocks) * block
     if role.caches_on_host:
-        from_host += memory_model.step_cache_bytes(role) * _CACHE_WRITE_BACK
+        returned = role.size.block_tokens / role.size.window_tokens  # the rows of the new block go back
+        from_host += memory_model.step_cache_bytes(role) * (1 + returned)
     gather = 0.0
     if role.weight_shards > 1:
         layers = role.num_layers * memory_model.block_bytes(role.precision)
@@ -176,6 +176,20 @@ def _transfer_seconds(gpu: GpuSpec, role: RankRole, num_streaming: int) -> float
         gather = layers * (role.weight_shards - 1) / role.weight_shards / gpu.link_bytes_per_s
         from_host += layers / role.weight_shards if role.shards_on_host else 0
     return max(from_host / host_rate, gather)
+
+
+def beginning_transfer_seconds(gpu: GpuSpec, role: RankRole) -> float:
+    """Return what host memory adds to the beginning of a video: prompt and sink pass through all streamed blocks,
+    and the sink goes into every cache there.
+    """
+    num_bytes = 0.0
+    if role.resident_blocks is not None:
+        block = memory_model.block_bytes(role.precision, role.tensor)
+        num_bytes += 2 * (role.num_layers - role.resident_blocks) * block
+    if role.caches_on_host:
+        sink = role.size.sink_tokens / role.size.window_tokens
+        num_bytes += role.num_steps * memory_model.step_cache_bytes(role) * sink
+    return num_bytes / gpu.host_bytes_per_s
 
 
 def _scaled(

@@ -129,7 +129,24 @@ def test_sharded_weights_and_two_gathered_blocks(num_ranks: int, gib: float) -> 
 
 
 def test_caches_in_8_bits_are_half() -> None:
-    assert step_cache_bytes(_role(kv_precision="fp8")) * 2 == step_cache_bytes(_role())
+    """Every row and head has a scale of 16 bits besides its 128 values."""
+    plain, narrow = (step_cache_bytes(_role(kv_precision=kv)) for kv in ("bf16", "fp8"))
+    assert narrow == pytest.approx(plain * (128 + 2) / 256)
+    assert "widened keys" not in _items(_role())
+    assert _items(_role(kv_precision="fp8"))["widened keys"] == pytest.approx(2 * 15312 * 5120 * 2 / GB)
+
+
+def test_tiles_share_the_working_memory() -> None:
+    """Two tiles of 704x384 are 384 pixels wide, four are 224 high, too."""
+    items = [
+        _items(RankRole(size=MEASURED_SIZE, latents_per_decode=1, vae_tiles=tiles)) for tiles in (1, 2, 4)
+    ]
+    working, cache = ([each[f"decoder {name}"] for each in items] for name in ("working memory", "cache"))
+    shares = [1, 384 / 704, 384 / 704 * 224 / 384]
+    assert working == pytest.approx([working[0] * share for share in shares])
+    assert cache == pytest.approx(
+        [cache[0] * share * tiles for share, tiles in zip(shares, (1, 2, 4), strict=True)]
+    )
 
 
 @pytest.mark.parametrize("tensor", [2, 4, 5, 8])

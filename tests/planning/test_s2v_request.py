@@ -73,7 +73,7 @@ def test_8_bit_attention_where_it_is_wished_for_and_possible(
 
 
 def test_a_size_that_does_not_fit_shrinks_with_a_reason_and_pinned_is_refused() -> None:
-    taken = setup(card("H100", taken_gib=25))
+    taken = setup(card("H100", taken_gib=62))
     plan = plan_s2v(taken, size="1280*720", picture=PICTURE)
     assert plan.width * plan.height < 1280 * 704
     assert plan.budgets[0].fits
