@@ -18,7 +18,7 @@ PLAIN_MOTION_FRAMES = 73  # 19 latent frames
 STEADY_MOTION_FRAMES = 365  # 92 latent frames, of which the transformer packs the latest 19
 # A latent frame sees so many before it. After them, a still video's latents no longer change.
 _SETTLED_LATENTS = 29
-_LATENTS_PER_CALL = 3  # encoded together: faster, at the memory of a block
+_LATENTS_PER_CALL = 3  # encoded together: faster than one by one, at the memory of a block
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,9 +29,11 @@ class SinkLatents:
     motion: Tensor
 
 
-def plain_sink(vae: StreamingVae, pixels: Tensor) -> SinkLatents:
+def plain_sink(
+    vae: StreamingVae, pixels: Tensor, *, latents_per_call: int = _LATENTS_PER_CALL
+) -> SinkLatents:
     """Encode pixels [3, H, W] as the beginning of a still video."""
-    motion = encode_still(vae, pixels, num_frames=PLAIN_MOTION_FRAMES)
+    motion = encode_still(vae, pixels, num_frames=PLAIN_MOTION_FRAMES, latents_per_call=latents_per_call)
     return SinkLatents(reference=motion[:, :, :1], motion=motion)
 
 
@@ -41,11 +43,13 @@ def steady_sink(vae: StreamingVae, pixels: Tensor) -> SinkLatents:
     return SinkLatents(reference=motion[:, :, 1:2], motion=motion)
 
 
-def encode_still(vae: StreamingVae, pixels: Tensor, *, num_frames: int) -> Tensor:
+def encode_still(
+    vae: StreamingVae, pixels: Tensor, *, num_frames: int, latents_per_call: int = _LATENTS_PER_CALL
+) -> Tensor:
     """Return the latents of `num_frames` = 1 + 4n repetitions of pixels [3, H, W], without encoding them all."""
     num_latents = 1 + (num_frames - 1) // FRAMES_PER_LATENT
     num_encoded = min(num_latents, _SETTLED_LATENTS)
     still = pixels[None, :, None].expand(-1, -1, 1 + (num_encoded - 1) * FRAMES_PER_LATENT, -1, -1)
-    latents = vae.encode(still, frames_per_call=_LATENTS_PER_CALL * FRAMES_PER_LATENT)
+    latents = vae.encode(still, frames_per_call=latents_per_call * FRAMES_PER_LATENT)
     rest = latents[:, :, -1:].expand(-1, -1, num_latents - num_encoded, -1, -1)
     return torch.cat([latents, rest], dim=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import re
 from collections.abc import Mapping
@@ -125,8 +126,12 @@ class PromptEncoder:
             self._device = device
 
     def release(self) -> None:
-        """Give the encoder's memory back; the next unknown prompt loads it again."""
-        self._encoder = None
+        """Give the encoder's memory back, to the driver too; the next unknown prompt loads it again."""
+        if self._encoder is not None:
+            self._encoder = None
+            gc.collect()  # its layers refer to each other
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
 
 
 def load_text_encoder(path: Path, *, device: torch.device | str, dtype: torch.dtype) -> UMT5EncoderModel:

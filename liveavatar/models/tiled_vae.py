@@ -134,6 +134,11 @@ class TiledVae(StreamingVae):
         return cache[:num_whole], [cache[start : start + length] for start in starts]
 
 
+def tiled(vae: StreamingVae, num_tiles: int) -> TiledVae:
+    """Return the same network, sharing its weights, to be used in tiles."""
+    return TiledVae(vae.network, num_tiles).to(vae.mean_C)
+
+
 def tile_spans(length: int, num_tiles: int) -> list[slice]:
     """Return the parts of a side of so many latents: 1 or 2, equally long, sharing `OVERLAP_LATENTS`.
 

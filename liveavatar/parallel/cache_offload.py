@@ -38,6 +38,11 @@ class HostKVCache(KVCache):
         self._on_card, self._buffer, self._first_item = on_card, buffer, first_item
         self._block_rows = slice(0)
 
+    @property
+    def working_layers(self) -> Sequence[LayerCache]:
+        """The places on the card, named once per layer."""
+        return self._on_card
+
     def locate(self, block_index: int, jitter: int) -> BlockPosition:
         """Return the position of a block and note its rows: they are what `release` brings back."""
         self._block_rows = self.block_rows(block_index)
@@ -61,16 +66,27 @@ class HostKVCache(KVCache):
         super().set_sink(layer, sink)
         self._buffer.forget()
 
+    def copy_from(self, other: KVCache) -> None:
+        """Take over the content of a cache of the same stream, within host memory."""
+        self._buffer.settle()
+        super().copy_from(other)
+        self._buffer.forget()
+
 
 class HostCaches:
     """Allocates such caches. The host memory is kept for the next video: locking it takes seconds."""
 
-    def __init__(self, model: S2VTransformer, precision: KvPrecision) -> None:
-        self._model, self._precision = model, precision
+    def __init__(self, model: S2VTransformer) -> None:
+        self._model = model
         self._arena = HostArena(0, torch.device("cpu"))
 
     def allocate(
-        self, grid: TokenGrid, num_steps: int, *, capacity_blocks: int = CLIP_BLOCKS
+        self,
+        grid: TokenGrid,
+        num_steps: int,
+        *,
+        capacity_blocks: int = CLIP_BLOCKS,
+        precision: KvPrecision = "bf16",
     ) -> list[KVCache]:
         """Return one empty cache per denoising step. Those returned before must no longer be used.
 
@@ -91,11 +107,11 @@ class HostCaches:
         def on_card(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
             return torch.zeros(shape, dtype=dtype, device=device)
 
-        places = [layer_cache(self._precision, reference_keys[0], num_rows, new=on_card) for _ in range(2)]
+        places = [layer_cache(precision, reference_keys[0], num_rows, new=on_card) for _ in range(2)]
         num_items = num_steps * len(reference_keys)
         self._reserve(num_items * sum(aligned(tensor.nbytes) for tensor in places[0].tensors), device)
         host_layers = [
-            layer_cache(self._precision, reference_k, num_rows, new=self._arena.take)
+            layer_cache(precision, reference_k, num_rows, new=self._arena.take)
             for _ in range(num_steps)
             for reference_k in reference_keys
         ]

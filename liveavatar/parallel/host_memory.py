@@ -96,6 +96,11 @@ class DoubleBuffer:
         """Copy every item anew when it is asked for: what is in host memory has changed."""
         self._held = [None, None]
 
+    def settle(self) -> None:
+        """Wait until all that was written back is in host memory, for the processor to work on."""
+        if self._stream is not None:
+            torch.cuda.synchronize(self._stream.device)
+
     def _load(self, index: int) -> None:
         for on_card, on_host in zip(self._places[index % 2], self._items[index], strict=True):
             on_card.copy_(on_host, non_blocking=True)

@@ -14,6 +14,7 @@ from liveavatar.core.parallel import KvPrecision
 from liveavatar.models.s2v import S2VTransformer, TokenGrid, routing_masks
 from liveavatar.models.s2v.config import CLIP_BLOCKS
 from liveavatar.models.s2v.kv_cache import KVCache
+from liveavatar.parallel.cache_offload import HostCaches
 from liveavatar.pipeline.randomness import SinkDistance
 from liveavatar.pipeline.schedule import MAX_STEPS, euler_step, noise_schedule
 
@@ -35,14 +36,15 @@ class BlockDenoiser:
         steps: range | None = None,
         blocks_per_clip: int = CLIP_BLOCKS,
         kv_precision: KvPrecision = "bf16",
+        host_caches: HostCaches | None = None,
     ) -> None:
+        """`host_caches` allocates the caches in host memory; without it they are where the model is."""
         self._model = model
         self._steps = range(num_steps) if steps is None else steps
         self._set_schedule(num_steps)
         self._text = model.encode_text(text)
-        caches = model.allocate_caches(
-            grid, len(self._steps), capacity_blocks=blocks_per_clip, precision=kv_precision
-        )
+        allocate = model.allocate_caches if host_caches is None else host_caches.allocate
+        caches = allocate(grid, len(self._steps), capacity_blocks=blocks_per_clip, precision=kv_precision)
         self._caches = dict(zip(self._steps, caches, strict=True))
         self._spare_caches: list[KVCache] = []
         self._sink_distance = sink_distance
@@ -52,7 +54,7 @@ class BlockDenoiser:
     def kept_tensors(self) -> dict[str, list[Tensor]]:
         """Return what is kept for the video, by the names of the forecast."""
         caches = [*self._caches.values(), *self._spare_caches]
-        layers = [layer for cache in caches for layer in cache.layers]
+        layers = [layer for cache in caches for layer in cache.working_layers]
         return {
             "key-value caches": [tensor for layer in layers for tensor in layer.tensors],
             "sink keys": [layer.reference_k_SHK for layer in layers],

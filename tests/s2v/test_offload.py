@@ -89,7 +89,7 @@ def test_all_blocks_resident_changes_nothing() -> None:
 def test_one_graph_serves_streamed_and_resident_blocks() -> None:
     plain, streamed = model_of("fp8"), model_of("fp8")
     offload_blocks(streamed, 2)
-    caches = HostCaches(streamed, "bf16").allocate(SMALL_GRID, 1)
+    caches = HostCaches(streamed).allocate(SMALL_GRID, 1)
     expected, stream = TinyStream(plain), TinyStream(streamed, cache=caches[0])
     counter = CompileCounterWithBackend("aot_eager")
     streamed.compile_repeated_blocks(fullgraph=True, backend=counter)
@@ -113,19 +113,19 @@ def test_resident_blocks_are_spread_evenly() -> None:
 def test_caches_in_host_memory_hold_the_same(num_layers: int, precision: KvPrecision) -> None:
     model = model_of(num_layers=num_layers) if num_layers > 2 else tiny_model(num_layers=num_layers)
     expected = velocities(model, model.allocate_caches(SMALL_GRID, 2, precision=precision))
-    assert equal(velocities(model, HostCaches(model, precision).allocate(SMALL_GRID, 2)), expected)
+    assert equal(velocities(model, HostCaches(model).allocate(SMALL_GRID, 2, precision=precision)), expected)
 
 
 def test_blocks_and_caches_together() -> None:
     plain, streamed = model_of(), model_of()
     offload_blocks(streamed, 2)
     expected = velocities(plain, plain.allocate_caches(SMALL_GRID, 3))
-    assert equal(velocities(streamed, HostCaches(streamed, "bf16").allocate(SMALL_GRID, 3)), expected)
+    assert equal(velocities(streamed, HostCaches(streamed).allocate(SMALL_GRID, 3)), expected)
 
 
 def test_the_next_video_uses_the_same_host_memory() -> None:
     model = model_of()
-    caches = HostCaches(model, "fp8")
+    caches = HostCaches(model)
     first = caches.allocate(SMALL_GRID, 2)[0].layers[0].k_THK
     second = caches.allocate(SMALL_GRID, 1)[0].layers[0].k_THK
     assert first.untyped_storage().data_ptr() == second.untyped_storage().data_ptr()

@@ -90,7 +90,7 @@ class AdaptiveVideo:
         self._ladder = Ladder(plan, conditions.picture_size)
         if pin_size:
             self._ladder.skip(ladder.make_smaller)
-        if not can_multiply_in_8_bits():
+        if not can_multiply_in_8_bits() or plan.offload.resident_blocks is not None:
             self._ladder.skip(ladder.keep_weights_in_8_bits)
         self._text: Tensor | None = None
         self._wished_size: str | None = None
@@ -169,6 +169,7 @@ class AdaptiveVideo:
             seed=self._conditions.seed,
             past=self._past(backdrop_of(reference)),
             meter=self._meter,
+            host_caches=self._parts.host_caches if plan.offload.caches else None,
         )
 
     # ------------------------------------------------------------------------------ what was made

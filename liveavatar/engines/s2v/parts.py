@@ -24,7 +24,10 @@ from liveavatar.loading.quantize import Fp8Linear, quantize_linears
 from liveavatar.loading.transformer import load_transformer
 from liveavatar.models.s2v import S2VTransformer
 from liveavatar.models.s2v.int8_attention import probe
+from liveavatar.models.tiled_vae import tiled
 from liveavatar.models.vae import StreamingVae, load_vae
+from liveavatar.parallel.cache_offload import HostCaches
+from liveavatar.parallel.offload import offload_blocks, streamed_blocks
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +71,11 @@ class Parts:
             "decoder weights": [*self.vae.parameters(), *self.vae.buffers()],
             "speech encoder": self.audio_encoder.weights,
         }
+
+    @cached_property
+    def host_caches(self) -> HostCaches:
+        """What allocates caches in host memory, and keeps it from one video to the next."""
+        return HostCaches(self.transformer)
 
     def use_precision(self, precision: Precision) -> None:
         """Bring the weights to 8 bits where that is asked for; there is no way back to more."""
@@ -113,19 +121,13 @@ def load_parts(plan: ExecutionPlan) -> Parts:
     on_card = device.type == "cuda"
     dtype = torch.bfloat16 if on_card else torch.float32
     layout = _checked_layout(plan.model)
-    assert layout.lora is not None, "the check found it"
-    transformer = load_transformer(
-        layout.folder,
-        device=device,
-        dtype=dtype,
-        lora=LoraMerge.from_file(layout.lora),
-        fp8="per_row" if plan.precision == "fp8" else None,
-    ).model
+    transformer = _load_transformer(layout, plan, device, dtype)
     kernel = transformer.select_attention()
     log.info("transformer on %s, %s, attention kernel %s", device, plan.precision, kernel)
+    vae = load_vae(layout.vae, device=device, dtype=dtype)
     return Parts(
         transformer=transformer,
-        vae=load_vae(layout.vae, device=device, dtype=dtype),
+        vae=vae if plan.vae_tiles == 1 else tiled(vae, plan.vae_tiles),
         audio_encoder=load_audio_encoder(layout, device=device, dtype=dtype),
         prompts=PromptEncoder(
             layout,
@@ -133,6 +135,28 @@ def load_parts(plan: ExecutionPlan) -> Parts:
             max_tokens=transformer.config["text_len"],
         ),
     )
+
+
+def _load_transformer(
+    layout: CheckpointLayout, plan: ExecutionPlan, device: torch.device, dtype: torch.dtype
+) -> S2VTransformer:
+    assert layout.lora is not None, "the check found it"
+    num_resident = plan.offload.resident_blocks
+    host_blocks = []
+    if num_resident is not None:
+        host_blocks = streamed_blocks(layout.read_transformer_config()["num_layers"], num_resident)
+    model = load_transformer(
+        layout.folder,
+        device=device,
+        dtype=dtype,
+        lora=LoraMerge.from_file(layout.lora),
+        fp8="per_row" if plan.precision == "fp8" else None,
+        host_blocks=host_blocks,
+    ).model
+    if num_resident is not None:
+        offload_blocks(model, num_resident)
+        log.info("%d transformer blocks wait in host memory", len(host_blocks))
+    return model
 
 
 def _device(plan: ExecutionPlan) -> torch.device:

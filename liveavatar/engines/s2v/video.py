@@ -19,7 +19,8 @@ from liveavatar.core.plan import ExecutionPlan
 from liveavatar.engines.s2v.meter import Meter
 from liveavatar.models.s2v import S2VTransformer, TokenGrid
 from liveavatar.models.s2v.config import CLIP_BLOCKS
-from liveavatar.models.vae import StreamingVae
+from liveavatar.models.vae import FRAMES_PER_LATENT, StreamingVae
+from liveavatar.parallel.cache_offload import HostCaches
 from liveavatar.pipeline.block_loop import stream_blocks
 from liveavatar.pipeline.decode import PICTURES_PER_BLOCK
 from liveavatar.pipeline.delivery import Pictures, pictures_on_host
@@ -78,6 +79,7 @@ class PictureStream:
         seed: int,
         past: Past | None = None,
         meter: Meter,
+        host_caches: HostCaches | None = None,
     ) -> None:
         """Prepare; nothing large is computed before the first picture is asked for.
 
@@ -98,6 +100,7 @@ class PictureStream:
             sink_distance=self._sink_distance,
             num_steps=plan.num_steps,
             kv_precision=plan.kv_precision,
+            host_caches=host_caches,
         )
         meter.note_resident(self._denoiser.kept_tensors)
         decode_stream: torch.cuda.Stream | None = None
@@ -106,7 +109,9 @@ class PictureStream:
         blocks = stream_blocks(
             self._denoiser,
             vae,
-            _sink_of_past(vae, past) if past else plain_sink(vae, reference),
+            _sink_of_past(vae, past, plan.latents_per_decode)
+            if past
+            else plain_sink(vae, reference, latents_per_call=plan.latents_per_decode),
             self._counted(speech),
             self._clip_noise,
             latents_per_decode=plan.latents_per_decode,
@@ -152,12 +157,13 @@ class PictureStream:
         )
 
 
-def _sink_of_past(vae: StreamingVae, past: Past) -> SinkLatents:
+def _sink_of_past(vae: StreamingVae, past: Past, latents_per_call: int) -> SinkLatents:
     """Encode what was made: the model's own first picture as the reference, its latest pictures as the motion."""
     first, latest = (
         torch.from_numpy(pictures).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
         for pictures in (past.first, past.latest)
     )
     return SinkLatents(
-        reference=vae.encode(first), motion=vae.encode(latest, frames_per_call=PICTURES_PER_BLOCK)
+        reference=vae.encode(first),
+        motion=vae.encode(latest, frames_per_call=FRAMES_PER_LATENT * latents_per_call),
     )

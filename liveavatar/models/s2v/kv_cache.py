@@ -115,6 +115,11 @@ class KVCache:
             np.arange(grid.rows), np.arange(grid.columns), self._head_dim, self._device
         )
 
+    @property
+    def working_layers(self) -> Sequence[CacheLayer]:
+        """The buffers that lie where the model computes."""
+        return self.layers
+
     def locate(self, block_index: int, jitter: int) -> BlockPosition:
         """Return the position of a block, counted from the start of the video; `jitter` places the reference.
 
