@@ -104,7 +104,10 @@ def _consume(
             # The first consumer's first turn passes at once, the second's comes after it.
             mbarrier.wait(turns.index(consumer), (tile - consumer) & 1)
         logits = _logits(q, k_tiles.index(k_stage))
+        # The values of the product that is over: told now, while the matrix unit has work again.
+        mbarrier.arrive(v_free.index((tile - 2 + STAGES) % STAGES), count=1, pred=tile > 1)
         mbarrier.wait(v_filled.index(v_stage), ((tile - 1) // STAGES) & 1)
+        # Waits for nothing, but keeps the rescaling behind the start of the first product, which it runs beside.
         correction = warpgroup_mma_wait(1, [correction])
         out = warpgroup_mma(p, v_tiles.index(v_stage), out * correction[:, None], is_async=True)
         if TAKE_TURNS:
@@ -116,13 +119,13 @@ def _consume(
         weights = _weights(x, scale, new_largest)
         total = total * correction + _row_sum(weights)
         largest = new_largest
+        # Waiting for a barrier here, after the softmax, keeps the compiler from waiting for the product before it.
         following = tile + 1
         mbarrier.wait(
             k_filled.index(following % STAGES), (following // STAGES) & 1, pred=following < num_tiles
         )
         # The weights wait with it: rounding them earlier would overwrite the running product's operand.
         out, weights = warpgroup_mma_wait(0, [out, weights])
-        mbarrier.arrive(v_free.index(v_stage), count=1)
         p = _operand(weights)
 
     v_stage = (num_tiles - 1) % STAGES
@@ -136,26 +139,38 @@ def _consume(
 
 
 @gluon.jit
+def _order(desc, ring, tile, place, KEYS: gl.constexpr, STAGES: gl.constexpr):
+    """Order a tile of keys or values into its stage once that is free; nothing behind the last tile."""
+    stages, filled, free = ring
+    num_tiles, column = place
+    stage = tile % STAGES
+    exists = tile < num_tiles
+    # Passes at once in the first round.
+    mbarrier.wait(free.index(stage), ((tile // STAGES) & 1) ^ 1, pred=exists)
+    mbarrier.expect(filled.index(stage), KEYS * CHANNELS * BYTES, pred=exists)
+    row = (num_tiles - 1 - tile) * KEYS
+    tma.async_copy_global_to_shared(
+        desc, [row, column], filled.index(stage), stages.index(stage), pred=exists
+    )
+
+
+@gluon.jit
 def _produce(descriptors, stages, tiles, KEYS: gl.constexpr, STAGES: gl.constexpr):
-    """Order the queries, then tile after tile of keys and values as stages become free."""
+    """Order the queries, then keys and values in the order they are needed: a tile's keys before the last's values."""
     q_desc, k_desc, v_desc = descriptors
     q_tiles, k_tiles, v_tiles, q_filled, k_filled, k_free, v_filled, v_free, _turns = stages
     head, first_query, num_tiles = tiles
-    column = head * CHANNELS
+    place = (num_tiles, head * CHANNELS)
     mbarrier.expect(q_filled, CONSUMERS * QUERIES * CHANNELS * BYTES)
     for consumer in gl.static_range(CONSUMERS):
         row = first_query + consumer * QUERIES
-        tma.async_copy_global_to_shared(q_desc, [row, column], q_filled, q_tiles.index(consumer))
+        tma.async_copy_global_to_shared(q_desc, [row, head * CHANNELS], q_filled, q_tiles.index(consumer))
+    keys = (k_tiles, k_filled, k_free)
+    values = (v_tiles, v_filled, v_free)
+    _order(k_desc, keys, 0, place, KEYS, STAGES)
     for tile in range(num_tiles):
-        stage = tile % STAGES
-        turn = (tile // STAGES) & 1
-        row = (num_tiles - 1 - tile) * KEYS
-        mbarrier.wait(k_free.index(stage), turn ^ 1)  # passes at once in the first round
-        mbarrier.expect(k_filled.index(stage), KEYS * CHANNELS * BYTES)
-        tma.async_copy_global_to_shared(k_desc, [row, column], k_filled.index(stage), k_tiles.index(stage))
-        mbarrier.wait(v_free.index(stage), turn ^ 1)
-        mbarrier.expect(v_filled.index(stage), KEYS * CHANNELS * BYTES)
-        tma.async_copy_global_to_shared(v_desc, [row, column], v_filled.index(stage), v_tiles.index(stage))
+        _order(k_desc, keys, tile + 1, place, KEYS, STAGES)
+        _order(v_desc, values, tile, place, KEYS, STAGES)
 
 
 @gluon.jit(do_not_specialize=["num_keys", "num_query_tiles"])

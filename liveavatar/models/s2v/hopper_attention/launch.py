@@ -24,7 +24,7 @@ class Tiling(NamedTuple):
     """How the kernel divides its work. A stage holds the keys and values of a tile: 512 bytes for every key."""
 
     keys: int = 128
-    stages: int = 2
+    stages: int = 3
     take_turns: bool = False
 
 
