@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
+from torch._dynamo.exc import TorchDynamoException
 
 from liveavatar.engines.s2v.parts import Parts
+
+Result = TypeVar("Result")
 
 log = logging.getLogger(__name__)
 
@@ -34,3 +39,25 @@ def compile_parts(parts: Parts, cache_folder: Path | None) -> None:
         parts.transformer.device,
         cache_folder or "the default place",
     )
+
+
+def compiled_or_not(run: Callable[[], Result]) -> tuple[Result, str]:
+    """Return what `run` returns and "", or, where compiling fails, what it returns uncompiled and the reason.
+
+    A machine without a C compiler, for example, cannot compile; it works all the same, at a lower speed.
+    """
+    try:
+        return run(), ""
+    except TorchDynamoException as error:
+        reason = _reason(error)
+        log.warning("the networks run uncompiled: %s", reason)
+        log.debug("compiling failed", exc_info=True)
+    # Not within `except`: the error's traceback would hold memory.
+    torch.compiler.set_stance("force_eager")
+    return run(), reason
+
+
+def _reason(error: TorchDynamoException) -> str:
+    """Return the line that names the error behind the compiler's own."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return next((line for line in lines if "Error" in line), lines[0] if lines else type(error).__name__)

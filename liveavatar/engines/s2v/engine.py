@@ -34,7 +34,7 @@ from liveavatar.core.events import (
 from liveavatar.core.plan import FPS, ExecutionPlan, PlanChange
 from liveavatar.core.request import AUDIO_RATE, ValidatedRequest
 from liveavatar.engines.s2v.adaptive import AdaptiveVideo, Remark, backdrop_of
-from liveavatar.engines.s2v.compiling import compile_parts
+from liveavatar.engines.s2v.compiling import compile_parts, compiled_or_not
 from liveavatar.engines.s2v.fitting import fit_into
 from liveavatar.engines.s2v.memory import give_back, measure_available
 from liveavatar.engines.s2v.meter import Meter
@@ -67,6 +67,7 @@ class S2vEngine:
         self._load_parts = load_parts
         self._available_bytes = available_bytes
         self._parts: Parts | None = None
+        self.why_not_compiled = ""  # empty where the networks are compiled, or need not be
         self._meter = Meter(torch.device("cpu"))
         self._wishes: queue.SimpleQueue[Adjust] = queue.SimpleQueue()
 
@@ -83,10 +84,8 @@ class S2vEngine:
         if on_card:
             compile_parts(self._parts, Path(plan.model.cache) / "compiled" if plan.model else None)
         on_stage("compiling" if on_card else "warming")
-        with tempfile.TemporaryDirectory(prefix="liveavatar-") as folder:
-            num_blocks = _WARM_UP_BLOCKS_ON_CARD if on_card else _WARM_UP_BLOCKS
-            request = _silent_request(Path(folder), num_blocks * PICTURES_PER_BLOCK)
-            events = list(self.generate(request, plan, should_stop=lambda: False))
+        num_blocks = _WARM_UP_BLOCKS_ON_CARD if on_card else _WARM_UP_BLOCKS
+        events, self.why_not_compiled = compiled_or_not(lambda: self._make_silent_video(plan, num_blocks))
         self._meter.begin_video()
         self._meter.note_resident(self._parts.kept_tensors)
         loaded = self._meter.report(is_block=False)
@@ -94,6 +93,11 @@ class S2vEngine:
         if on_card:
             log.info("%.1f GB of graphics memory at the peak", max(peaks) / 1e9)
         return dataclasses.replace(loaded, peak_bytes=max(peaks))
+
+    def _make_silent_video(self, plan: ExecutionPlan, num_blocks: int) -> list[EngineEvent]:
+        with tempfile.TemporaryDirectory(prefix="liveavatar-") as folder:
+            request = _silent_request(Path(folder), num_blocks * PICTURES_PER_BLOCK)
+            return list(self.generate(request, plan, should_stop=lambda: False))
 
     def generate(
         self, request: ValidatedRequest, plan: ExecutionPlan, *, should_stop: Callable[[], bool]
@@ -128,6 +132,11 @@ class S2vEngine:
             loaded = dataclasses.replace(plan, precision=self._parts.precision)
             if loaded != plan:
                 yield PlanChanged(job_id=job_id, change=_loaded_otherwise(plan, loaded), plan=loaded)
+            if self.why_not_compiled:
+                text = (
+                    f"The model runs slower than it could: it could not be compiled. {self.why_not_compiled}"
+                )
+                yield Notice(job_id=job_id, text=text)
             usable_kv = self._parts.usable_kv(plan.kv_precision)
             if usable_kv != plan.kv_precision:
                 loaded = dataclasses.replace(loaded, kv_precision=usable_kv)

@@ -83,7 +83,13 @@ def run_bench(options: BenchOptions, report: Report) -> None:
     engine = S2vEngine(load_parts)
     before_load = time.perf_counter()
     engine.load(plan)
-    report.add("warm_up", {"load_and_compile_s": round(time.perf_counter() - before_load, 1)})
+    report.add(
+        "warm_up",
+        {
+            "load_and_compile_s": round(time.perf_counter() - before_load, 1),
+            "why_not_compiled": engine.why_not_compiled,
+        },
+    )
     bench = measure.Bench(parts=loaded[0], plan=plan, deadline=started + options.seconds)
     meter = PowerMeter(device)
     meter.start()
