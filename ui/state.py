@@ -98,7 +98,7 @@ def _gpu_json(gauge: CardGauge) -> Json:
         "programs": [{"name": name, "bytes": num_bytes} for name, num_bytes in gpu.programs],
         "other_bytes": gauge.other_bytes,
         "needed_bytes": gauge.needed_bytes,
-        "peak_bytes": gpu.peak_bytes,
+        "peak_bytes": gauge.peak_bytes,
         # Percent of the card, every two seconds, the newest last.
         "history": [None if used is None else round(100 * used / gpu.total_bytes, 1) for used in gpu.history],
         "utilisation": gpu.utilisation,

@@ -218,7 +218,9 @@ class Studio:
 
     def card_gauges(self) -> tuple[CardGauge, ...]:
         """Return whose memory is in use on every graphics card, and what the video at work or the next one needs."""
-        return card_gauges(self.hardware(), self.telemetry(), self._runner.plan)
+        return card_gauges(
+            self.hardware(), self.telemetry(), self._runner.plan, recent_peaks=self._runner.recent_peaks()
+        )
 
     def size_forecasts(self) -> dict[str, SizeForecast]:
         """Return what would be made now of each level of detail; empty where the built-in engine makes all videos."""

@@ -20,7 +20,8 @@ class CardGauge:
     """One card. `items` sum up to `own_bytes`; both are empty or None where nobody says what is ours.
 
     `other_bytes`: what programs and the driver hold that are not ours, None where that cannot be told.
-    `needed_bytes`: what the plan forecasts for the ranks on this card, None when no rank of it runs here.
+    `needed_bytes`: what the plan forecasts for the ranks on this card, None when no rank of it runs here. `peak_bytes`:
+    the most in use within the last ten seconds, by the driver's word or the engine's own.
     """
 
     gpu: GpuSample
@@ -28,6 +29,7 @@ class CardGauge:
     items: tuple[MemoryItem, ...]
     other_bytes: int | None
     needed_bytes: int | None
+    peak_bytes: int
 
     @property
     def missing_bytes(self) -> int:
@@ -38,14 +40,20 @@ class CardGauge:
 
 
 def card_gauges(
-    hardware: HardwareSnapshot, reports: Sequence[Telemetry], plan: ExecutionPlan
+    hardware: HardwareSnapshot,
+    reports: Sequence[Telemetry],
+    plan: ExecutionPlan,
+    *,
+    recent_peaks: Mapping[int, int] | None = None,
 ) -> tuple[CardGauge, ...]:
-    """Return the gauge of every card."""
+    """Return the gauge of every card. `recent_peaks`: by rank, what the driver's readings may have missed."""
     card_of_rank = _cards_of_ranks(hardware.gpus, reports, plan)
     gauges = []
     for gpu in hardware.gpus:
         here = [report for report in reports if card_of_rank.get(report.rank) == gpu.index]
         own_bytes, items = _own(gpu, here)
+        other_bytes = None if own_bytes is None else max(0, gpu.used_bytes - own_bytes)
+        own_peak = sum((recent_peaks or {}).get(report.rank, 0) for report in here)
         needed = [
             budget.needed_bytes for budget in plan.budgets if card_of_rank.get(budget.rank) == gpu.index
         ]
@@ -54,8 +62,9 @@ def card_gauges(
                 gpu=gpu,
                 own_bytes=own_bytes,
                 items=items,
-                other_bytes=None if own_bytes is None else max(0, gpu.used_bytes - own_bytes),
+                other_bytes=other_bytes,
                 needed_bytes=sum(needed) if needed else None,
+                peak_bytes=max(gpu.peak_bytes, min(gpu.total_bytes, (other_bytes or 0) + own_peak)),
             )
         )
     return tuple(gauges)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import queue
@@ -27,6 +28,7 @@ from liveavatar.core.job import Job, JobState
 from liveavatar.core.plan import ExecutionPlan
 from liveavatar.core.request import ValidatedRequest
 from liveavatar.diagnostics.diagnose import from_exception
+from liveavatar.planning.ladder import budget_of
 from liveavatar.service.failed_layouts import FailedLayouts
 from liveavatar.service.job_store import JobStore
 from liveavatar.service.measurements import RankPeaks
@@ -74,6 +76,7 @@ class JobRunner(threading.Thread):
         self._make_plan = make_plan
         self._make_warm_plan = make_warm_plan
         self._warm_plan = make_warm_plan()
+        self._changed_plan: ExecutionPlan | None = None  # what became of it in the video at work
         self._failed_layouts = failed_layouts
         self._learn = learn
         self._machines = supervisor.machines
@@ -132,12 +135,16 @@ class JobRunner(threading.Thread):
 
     @property
     def plan(self) -> ExecutionPlan:
-        """Return the plan of the loaded engine, which is the next video's if it is like the one before."""
-        return self._warm_plan
+        """Return the plan that is carried out, or that of the loaded engine: the next video's, if it is alike."""
+        return self._changed_plan or self._warm_plan
 
     def telemetry(self) -> tuple[Telemetry, ...]:
         """Return what the ranks of the engine reported last."""
         return self._supervisor.measurements.latest()
+
+    def recent_peaks(self) -> dict[int, int]:
+        """Return the most that each rank's allocator held within the last ten seconds."""
+        return self._supervisor.measurements.recent_peaks()
 
     def run(self) -> None:
         """Make jobs until closed."""
@@ -146,7 +153,7 @@ class JobRunner(threading.Thread):
             if job := self._claim():
                 self._is_busy = True
                 self._make(job)
-                self._is_busy = False
+                self._is_busy, self._changed_plan = False, None
                 continue
             self._keep_warm()
             if time.monotonic() >= next_sweep:
@@ -251,7 +258,6 @@ class JobRunner(threading.Thread):
         recording = Recording(job.id, self._store, media_log)
         self._supervisor.measurements.begin_job()
         end: EngineEvent | None = None
-        is_as_planned = True
         for event in self._supervisor.run(
             request,
             plan,
@@ -259,13 +265,14 @@ class JobRunner(threading.Thread):
             wishes=lambda: [wish for wish in self._take_wishes() if wish.job_id == job.id],
         ):
             recording.take(event)
-            is_as_planned = is_as_planned and not isinstance(event, PlanChanged)
+            if isinstance(event, PlanChanged):
+                self._changed_plan = _with_new_forecast(event.plan)
             end = event
         assert end is not None, "the supervisor always ends a job"
         if recording.write_error is not None:
             raise recording.write_error
         recording.flush()
-        if isinstance(end, Finished) and is_as_planned:
+        if isinstance(end, Finished) and self._changed_plan is None:
             self._learn(plan, self._supervisor.measurements.peaks_of_job())
         return end
 
@@ -303,3 +310,9 @@ class JobRunner(threading.Thread):
             return self._store.get(job_id).state
         except KeyError:
             return JobState.CANCELLED
+
+
+def _with_new_forecast(plan: ExecutionPlan) -> ExecutionPlan:
+    """Return a changed plan with what it needs instead of what the plan before it had needed."""
+    budgets = tuple(budget_of(plan, budget.rank) for budget in plan.budgets)
+    return dataclasses.replace(plan, budgets=budgets)

@@ -5,6 +5,7 @@ It runs in the real process structure and sends real video, so that faults can b
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import signal
@@ -24,11 +25,12 @@ from liveavatar.core.events import (
     EngineEvent,
     Finished,
     Notice,
+    PlanChanged,
     Progress,
     Telemetry,
 )
 from liveavatar.core.memory import GIB, MemoryItem
-from liveavatar.core.plan import ExecutionPlan
+from liveavatar.core.plan import ExecutionPlan, PlanChange
 from liveavatar.core.request import AUDIO_RATE, ValidatedRequest
 from liveavatar.media.encoder import StreamEncoder
 from liveavatar.worker.serve import Worker
@@ -37,7 +39,7 @@ CHUNK_FRAMES = 10
 
 
 class FakeEngine:
-    """Sends a moving grey ramp. Prompts: slow, crash, exit, raise, hang, hang-at-once, ignore-stop, notice."""
+    """Sends a moving grey ramp. Prompts: slow, crash, exit, raise, hang, hang-at-once, ignore-stop, notice, shrink."""
 
     def load(self, plan: ExecutionPlan, on_stage: OnLoadStage = not_shown) -> Telemetry:
         on_stage("reading")
@@ -76,6 +78,8 @@ class FakeEngine:
             yield Progress(job_id=request.job_id, stage="generating", frames_done=done, num_frames=num_frames)
             yield Chunk(job_id=request.job_id, data=data, frames_done=done)
             yield _telemetry(caches=9 * GIB, block_s=0.25)
+            if "shrink" in request.prompt and first == 0:
+                yield _shrink(request, plan)
             if "slow" in request.prompt:
                 time.sleep(0.1)
         yield Chunk(job_id=request.job_id, data=encoder.finish(), frames_done=num_frames)
@@ -96,6 +100,21 @@ class FakeEngine:
             raise RuntimeError("the fake engine was told to raise")
         if prompt == "hang" or "ignore-stop" in prompt:
             signal.pause()
+
+
+def _shrink(request: ValidatedRequest, plan: ExecutionPlan) -> PlanChanged:
+    """Go on with smaller pictures, as if memory were short."""
+    return PlanChanged(
+        job_id=request.job_id,
+        change=PlanChange(
+            first_frame=CHUNK_FRAMES,
+            cause="memory_taken",
+            before=plan.size,
+            after="128*128",
+            reason="It was told to.",
+        ),
+        plan=dataclasses.replace(plan, width=128, height=128),
+    )
 
 
 def _telemetry(*, caches: int, block_s: float | None) -> Telemetry:

@@ -23,7 +23,7 @@ from liveavatar.service import facade
 from liveavatar.service.facade import Studio
 from liveavatar.service.learning import RunCalibration
 from liveavatar.service.measurements import RankPeaks
-from tests.conftest import wait_for_end
+from tests.conftest import wait_for_end, wait_until
 from tests.fakes.recorded_machine import Machine, trace
 from tests.fakes.replayed_nvml import ReplayedNvml
 
@@ -81,6 +81,19 @@ def test_the_next_plan_counts_with_what_was_measured(
     assert gauge.needed_bytes == pytest.approx(corrected.needed_bytes, abs=10)
     assert weights_of(corrected) == pytest.approx(30 * GIB, abs=10)
     assert corrected.needed_bytes != before.budgets[0].needed_bytes
+
+
+def test_a_video_whose_plan_changed_is_drawn_by_the_new_one_and_teaches_nothing(
+    start: Callable[[], Studio], make_request: MakeRequest, fake_config: AppConfig
+) -> None:
+    studio = start()
+    needed = plan().budgets[0].needed_bytes
+    job = studio.submit(make_request("slow shrink"))
+    wait_until(lambda: 0 < (studio.card_gauges()[0].needed_bytes or 0) < needed)
+    assert wait_for_end(studio, job.id).state is JobState.FINISHED
+    wait_until(lambda: studio.card_gauges()[0].needed_bytes == needed)
+    studio.close()
+    assert not (fake_config.data_dir / "calibration.json").exists()
 
 
 def learn(path: Path, peaks: RankPeaks, made: ExecutionPlan | None = None) -> RunCalibration:

@@ -120,3 +120,17 @@ def test_peaks_of_a_job() -> None:
     assert measurements.latest()[0].block_s == 0.4
     measurements.clear()
     assert measurements.latest() == ()
+
+
+def test_a_peak_that_the_driver_did_not_show_comes_from_the_engine() -> None:
+    now = 0.0
+    measurements = Measurements(clock=lambda: now)
+    measurements.take(report(peak_bytes=60 * GIB))
+    now = 4.0
+    measurements.take(report(peak_bytes=28 * GIB))
+    shown = card_gauges(machine(card()), [report()], PORTRAIT, recent_peaks=measurements.recent_peaks())
+    assert shown[0].peak_bytes == 70 * GIB, "with the 10 GiB that are not ours"
+    now = 11.0
+    assert measurements.recent_peaks() == {0: 28 * GIB}
+    now = 20.0
+    assert measurements.recent_peaks() == {}
