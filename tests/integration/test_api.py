@@ -144,6 +144,7 @@ def test_cancel(client: Client, files: dict[str, Any]) -> None:
         ({"engine": "s2v"}, "s2v engine is not set up"),
         ({"engine": "other"}, "There is no engine “other”"),
         ({"seed": -1}, "seed -1 cannot be used"),
+        ({"steps": 5}, "5 denoising steps cannot be run"),
         ({"clicks": "{"}, "clicks: "),
         ({"clicks": '{"mouth_left": [0.4, 0.5]}'}, "clicks lack mouth_right and chin"),
         ({"clicks": '{"mouth_left": [4, 5], "mouth_right": [0, 0], "chin": [0, 0]}'}, "mouth_left must be"),
@@ -190,6 +191,24 @@ def test_clicks_and_making_again(server: Server, client: Client, files: dict[str
     job = httpx.post(again, json={"clicks": clicks}).json()
     assert _finish(client, job["id"])["state"] == "finished"
     assert httpx.get(f"{server.url}/api/jobs/{failed['id']}/portrait").status_code == 404, "replaced"
+
+
+def test_only_running_videos_of_the_large_engine_are_adjusted(
+    server: Server, client: Client, files: dict[str, Any]
+) -> None:
+    job = client.predict(**files, prompt="pace=300", steps=2, pin_size=True, api_name="/submit")
+    adjust = f"{server.url}/api/jobs/{job['id']}/adjust"
+    refused = httpx.post(adjust, json={"steps": 3})
+    assert refused.status_code == 422
+    assert refused.json()["diagnosis"]["code"] == "not_adjustable"
+    assert httpx.post(adjust, json={"size": "3*3"}).json()["diagnosis"]["code"] == "unknown_size"
+    assert httpx.post(adjust, json={"steps": 9}).json()["diagnosis"]["code"] == "bad_steps"
+    for nonsense in ({}, [], {"steps": "many"}, {"size": 5}, {"speed": 2}):
+        assert httpx.post(adjust, json=nonsense).status_code == 400
+    assert httpx.post(f"{server.url}/api/jobs/nothing/adjust", json={"steps": 3}).status_code == 404
+    done = _finish(client, job["id"])
+    assert any("no denoising steps" in note for note in done["notes"])
+    assert (done["size_asked"], done["changes"]) == ("auto", [])
 
 
 def test_state_leaves_out_a_list_that_has_not_changed(server: Server) -> None:

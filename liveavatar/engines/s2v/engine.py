@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -126,9 +125,8 @@ class S2vEngine:
         assert self._parts is not None, "load comes first"
         job_id = request.job_id
         self._meter.begin_video()
-        with soundfile.SoundFile(request.audio_path) as voice:
-            num_frames = -(-voice.frames // _SAMPLES_PER_PICTURE)
-            yield Progress(job_id=job_id, stage="preparing", frames_done=0, num_frames=num_frames)
+        with _File(request) as file:
+            yield Progress(job_id=job_id, stage="preparing", frames_done=0, num_frames=file.num_frames)
             loaded = dataclasses.replace(plan, precision=self._parts.precision)
             if loaded != plan:
                 yield PlanChanged(job_id=job_id, change=_loaded_otherwise(plan, loaded), plan=loaded)
@@ -145,43 +143,44 @@ class S2vEngine:
             video = AdaptiveVideo(
                 self._parts,
                 loaded,
-                _RequestConditions(request, self._parts, -(-num_frames // PICTURES_PER_BLOCK)),
+                _RequestConditions(request, self._parts, -(-file.num_frames // PICTURES_PER_BLOCK)),
                 pin_size=request.pin_size,
                 available_bytes=self._available_bytes,
                 take_wish=lambda: self._wish_for(job_id),
                 meter=self._meter,
             )
-            blocks, file, done = video.make(), None, 0
-            while done < num_frames:
-                if should_stop():
-                    if file is not None:
-                        yield Chunk(job_id=job_id, data=file.finish(), frames_done=done)
-                    yield Cancelled(job_id=job_id)
-                    return
-                try:
-                    made = next(blocks)
-                except EngineFailed:
-                    if file is not None:
-                        yield Chunk(job_id=job_id, data=file.finish(), frames_done=done)
-                    raise
-                if isinstance(made, PlanChange):
-                    yield PlanChanged(job_id=job_id, change=made, plan=video.plan)
-                elif isinstance(made, Remark):
-                    yield Notice(job_id=job_id, text=made.text)
-                else:
-                    if file is None:
-                        file = _File(request, video.plan)
-                    num_new = min(PICTURES_PER_BLOCK, num_frames - done)
-                    sound = voice.read(num_new * _SAMPLES_PER_PICTURE, dtype="int16")
-                    data = file.add(made[:num_new], sound)
-                    done += num_new
-                    yield Progress(job_id=job_id, stage="generating", frames_done=done, num_frames=num_frames)
-                    yield self._meter.report(is_block=True)
-                    if data:
-                        yield Chunk(job_id=job_id, data=data, frames_done=done)
-            assert file is not None, "a voice has at least one picture"
-            yield Chunk(job_id=job_id, data=file.finish(), frames_done=num_frames)
-            yield Finished(job_id=job_id, num_frames=num_frames)
+            try:
+                yield from self._fill(file, video, job_id, should_stop)
+            except EngineFailed:
+                yield Chunk(job_id=job_id, data=file.finish(), frames_done=file.num_done)
+                raise
+
+    def _fill(
+        self, file: _File, video: AdaptiveVideo, job_id: str, should_stop: Callable[[], bool]
+    ) -> Iterator[EngineEvent]:
+        """Put pictures and sound into the file until it is whole or shall end."""
+        made = video.make()
+        while file.num_done < file.num_frames:
+            if should_stop():
+                yield Chunk(job_id=job_id, data=file.finish(), frames_done=file.num_done)
+                yield Cancelled(job_id=job_id)
+                return
+            piece = next(made)
+            if isinstance(piece, PlanChange):
+                yield PlanChanged(job_id=job_id, change=piece, plan=video.plan)
+            elif isinstance(piece, Remark):
+                yield Notice(job_id=job_id, text=piece.text)
+            else:
+                data = file.add(piece, video.plan)
+                done = file.num_done
+                yield Progress(
+                    job_id=job_id, stage="generating", frames_done=done, num_frames=file.num_frames
+                )
+                yield self._meter.report(is_block=True)
+                if data:
+                    yield Chunk(job_id=job_id, data=data, frames_done=done)
+        yield Chunk(job_id=job_id, data=file.finish(), frames_done=file.num_frames)
+        yield Finished(job_id=job_id, num_frames=file.num_frames)
 
     def _fitted(self, plan: ExecutionPlan) -> ExecutionPlan:
         """Return the plan with weights, and if that is not enough a size, that fit into what is free now."""
@@ -228,17 +227,35 @@ class _RequestConditions:
 
 
 class _File:
-    """The video file: one size from its first picture to its last, whatever size pictures are made in."""
+    """The growing video file: one size from its first picture to its last, whatever size pictures are made in."""
 
-    def __init__(self, request: ValidatedRequest, plan: ExecutionPlan) -> None:
-        with Image.open(request.image_path) as picture:
-            self._backdrop = backdrop_of(prepare_picture(picture, plan.height, plan.width))
-        self._encoder = StreamEncoder(plan.width, plan.height, fps=plan.fps)
-        self.finish = self._encoder.finish
+    def __init__(self, request: ValidatedRequest) -> None:
+        self._image_path = request.image_path
+        self._voice = soundfile.SoundFile(request.audio_path)
+        self.num_frames: int = -(-self._voice.frames // _SAMPLES_PER_PICTURE)
+        self.num_done = 0
+        self._encoder: StreamEncoder | None = None  # opened in the size of the first picture
 
-    def add(self, pictures: Pictures, sound: NDArray[np.int16]) -> bytes:
-        """Add pictures and the sound meanwhile; return the bytes that are ready."""
+    def __enter__(self) -> _File:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._voice.close()
+
+    def add(self, pictures: Pictures, plan: ExecutionPlan) -> bytes:
+        """Add a block that was made by the plan, and its sound; return the bytes that are ready, possibly none."""
+        if self._encoder is None:
+            with Image.open(self._image_path) as portrait:
+                self._backdrop = backdrop_of(prepare_picture(portrait, plan.height, plan.width))
+            self._encoder = StreamEncoder(plan.width, plan.height, fps=plan.fps)
+        pictures = pictures[: self.num_frames - self.num_done]  # the last block is cut to the voice
+        self.num_done += len(pictures)
+        sound = self._voice.read(len(pictures) * _SAMPLES_PER_PICTURE, dtype="int16")
         return self._encoder.encode(fit_into(pictures, self._backdrop), sound)
+
+    def finish(self) -> bytes:
+        """Return the last bytes: with them the file is a whole video of what was added."""
+        return self._encoder.finish() if self._encoder else b""
 
 
 def _loaded_otherwise(plan: ExecutionPlan, loaded: ExecutionPlan) -> PlanChange:

@@ -160,7 +160,7 @@ class PictureStream:
 def _sink_of_past(vae: StreamingVae, past: Past, latents_per_call: int) -> SinkLatents:
     """Encode what was made: the model's own first picture as the reference, its latest pictures as the motion."""
     first, latest = (
-        torch.from_numpy(pictures).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
+        torch.from_numpy(pictures).permute(3, 0, 1, 2)[None].float().div_(127.5).sub_(1)
         for pictures in (past.first, past.latest)
     )
     return SinkLatents(

@@ -1,0 +1,82 @@
+"""The s2v engine in a worker process whose memory is as large as a file says.
+
+The file is named by FAKE_MEMORY and looked at all the time. It holds JSON: `available_bytes`, what a driver would say
+is to be had, and `limit_bytes`, above which allocations fail.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+
+from liveavatar.core.events import EngineEvent
+from liveavatar.core.plan import ExecutionPlan
+from liveavatar.core.request import ValidatedRequest
+from liveavatar.engines.s2v.bench.random_parts import random_vae
+from liveavatar.engines.s2v.engine import S2vEngine
+from liveavatar.engines.s2v.parts import Parts, load_parts
+from liveavatar.planning import choice, s2v_request
+from liveavatar.worker.serve import Worker
+from tests.fakes.allocation_limit import AllocationLimit
+from tests.fakes.worker import FakeEngine
+
+MIB = 2**20
+# Tiny picture sizes stand for the offered ones.
+AREAS = (128 * 64, 64 * 64)
+AREA_BY_AVAILABLE = ((100 * MIB, 64 * 64),)
+
+_MAX_AGE_S = 0.05
+
+
+def load_light_parts(plan: ExecutionPlan, *, width: int = 2) -> Parts:
+    """Load a checkpoint, with a thinner autoencoder: what is made does not matter, and time does."""
+    torch.manual_seed(0)
+    return dataclasses.replace(load_parts(plan), vae=random_vae(width, torch.device("cpu"), torch.float32))
+
+
+class MemoryFile:
+    """What the file says."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._read_at = float("-inf")
+        self._content: dict[str, int] = {}
+
+    def __getitem__(self, name: str) -> int:
+        if time.monotonic() - self._read_at > _MAX_AGE_S:
+            self._content = json.loads(self._path.read_text())
+            self._read_at = time.monotonic()
+        return self._content[name]
+
+
+class LimitedS2vEngine(S2vEngine):
+    """The engine itself; the limit holds while it makes videos."""
+
+    def __init__(self) -> None:
+        self._memory = MemoryFile(Path(os.environ["FAKE_MEMORY"]))
+        super().__init__(load_light_parts, available_bytes=lambda: self._memory["available_bytes"])
+
+    def generate(
+        self, request: ValidatedRequest, plan: ExecutionPlan, *, should_stop: Callable[[], bool]
+    ) -> Iterator[EngineEvent]:
+        with AllocationLimit(lambda: self._memory["limit_bytes"]):
+            yield from super().generate(request, plan, should_stop=should_stop)
+
+
+def main() -> None:
+    """Serve until told to leave."""
+    choice.AUTO_AREAS = AREAS  # type: ignore[assignment]
+    s2v_request.AREA_BY_FREE_MEMORY = AREA_BY_AVAILABLE  # type: ignore[assignment]
+    torch.set_num_threads(1)
+    Worker(Path(sys.argv[1]), int(sys.argv[2]), {"s2v": LimitedS2vEngine, "portrait": FakeEngine}).run()
+
+
+if __name__ == "__main__":
+    main()
