@@ -16,6 +16,7 @@ import time
 import torch
 from torch import Tensor
 
+from liveavatar.core.parallel import KvPrecision
 from liveavatar.loading.quantize import quantize_linears
 from liveavatar.models.s2v import S2V_14B, S2VTransformer, TokenGrid
 from liveavatar.models.s2v.kv_cache import BlockPosition, KVCache
@@ -37,13 +38,14 @@ def main() -> None:
     parser.add_argument("--precision", choices=("bf16", "fp8"), default="bf16")
     parser.add_argument("--mode", choices=("eager", "compiled", "graph"), default="compiled")
     parser.add_argument("--attention", default="auto")
+    parser.add_argument("--kv", choices=("bf16", "fp8", "int8"), default="bf16", help="keys and values")
     options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     grid = TokenGrid(latent_height=options.height // 8, latent_width=options.width // 8)
     model = random_model(options.layers, options.precision, device)
     print(f"attention kernel: {model.select_attention(options.attention)}", flush=True)
 
-    stream = Stream(model, grid)
+    stream = Stream(model, grid, options.kv)
     for block in range(WARM_UP_BLOCKS):
         expected = stream.denoise(block)
     last = WARM_UP_BLOCKS - 1
@@ -75,7 +77,7 @@ def random_model(num_layers: int, precision: str, device: torch.device) -> S2VTr
 class Stream:
     """One video with random conditions and the cache of one step."""
 
-    def __init__(self, model: S2VTransformer, grid: TokenGrid) -> None:
+    def __init__(self, model: S2VTransformer, grid: TokenGrid, kv_precision: KvPrecision) -> None:
         device = model.patch_embedding.weight.device
 
         def latents(frames: int) -> Tensor:
@@ -85,7 +87,7 @@ class Stream:
         self.text = model.encode_text(torch.randn(128, S2V_14B["text_dim"], device=device))
         self.time = model.encode_time(857.7)
         self.audio = model.encode_audio(torch.randn(1, 25, S2V_14B["audio_dim"], 12, device=device))
-        self.cache: KVCache = model.allocate_caches(grid, 1)[0]
+        self.cache: KVCache = model.allocate_caches(grid, 1, precision=kv_precision)[0]
         model.prefill(latents(1), latents(19), self.text, [self.cache])
         self.latents = latents(3)
         self.graph: torch.cuda.CUDAGraph | None = None

@@ -6,8 +6,8 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
-# The kernels are written in Gluon, which changes with every minor version of Triton.
-TRITON_VERSIONS = ("3.6",)
+# The kernels are written in Gluon, which may change with every minor version of Triton: those they compile with.
+TRITON_VERSIONS = ("3.6", "3.7", "3.8")
 HOPPER = 9  # major compute capability
 HEAD_DIM = 128
 
