@@ -50,20 +50,27 @@ def _operand(weights):
 
 
 @gluon.jit
+def _as_column(rows, like):
+    """Return a number per query as a column that fits another tensor's layout."""
+    return gl.convert_layout(rows, gl.SliceLayout(1, like.type.layout), assert_trivial=True)[:, None]
+
+
+@gluon.jit
 def _row_max(x):
     return gl.convert_layout(gl.max(x, 1), ROWS, assert_trivial=True)
 
 
 @gluon.jit
-def _row_sum(x):
-    return gl.convert_layout(gl.sum(x, 1), ROWS, assert_trivial=True)
+def _thread_sums(x):
+    """Return the sums `[queries, 4]` of what the four threads of a row hold: columns 2t and 2t + 1 of every 8."""
+    x = x.reshape([QUERIES, x.shape[1] // 8, 4, 2])
+    return gl.sum(gl.sum(x, 3), 1)
 
 
 @gluon.jit
 def _weights(x, scale, largest):
     """Return exp(logits - largest logit); scale is that of the softmax times log2(e)."""
-    offset = gl.convert_layout(largest * scale, gl.SliceLayout(1, x.type.layout), assert_trivial=True)
-    return gl.exp2(x * scale - offset[:, None])
+    return gl.exp2(x * scale - _as_column(largest * scale, x))
 
 
 @gluon.jit
@@ -91,7 +98,7 @@ def _consume(
     x = gl.where((key < num_keys)[None, :], x, float("-inf"))
     largest = _row_max(x)
     weights = _weights(x, scale, largest)
-    total = _row_sum(weights)
+    totals = _thread_sums(weights)
     p = _operand(weights)
     out = gl.zeros([QUERIES, CHANNELS], gl.float32, OUTPUT)
     correction = gl.full([QUERIES], 1.0, gl.float32, ROWS)
@@ -117,7 +124,8 @@ def _consume(
         new_largest = gl.maximum(largest, _row_max(x))
         correction = gl.exp2((largest - new_largest) * scale)
         weights = _weights(x, scale, new_largest)
-        total = total * correction + _row_sum(weights)
+        sums = _thread_sums(weights)
+        totals = totals * _as_column(correction, sums) + sums
         largest = new_largest
         # Waiting for a barrier here, after the softmax, keeps the compiler from waiting for the product before it.
         following = tile + 1
@@ -131,7 +139,9 @@ def _consume(
     v_stage = (num_tiles - 1) % STAGES
     mbarrier.wait(v_filled.index(v_stage), ((num_tiles - 1) // STAGES) & 1)
     out = warpgroup_mma(p, v_tiles.index(v_stage), out * correction[:, None], is_async=True)
-    out = warpgroup_mma_wait(0, [out]) / total[:, None]
+    out = warpgroup_mma_wait(0, [out])
+    total = gl.convert_layout(gl.sum(totals, 1), ROWS, assert_trivial=True)
+    out = out / total[:, None]
     q.store(out.to(gl.bfloat16))  # the queries are not needed any more
     fence_async_shared()
     tma.async_copy_shared_to_global(out_desc, [first_query + consumer * QUERIES, head * CHANNELS], q)
