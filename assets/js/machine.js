@@ -29,12 +29,13 @@ export class Machine {
     this.gauges = new Map();
   }
 
-  update({ hardware, engine }) {
+  update({ hardware, engine, sizes }) {
     const { gpus, warnings, unknowns } = hardware;
     const driverIsSilent = warnings.some(({ code }) => code === "driver_silent");
     const hasNone = !gpus.length && !unknowns.length && !driverIsSilent;
-    this.badge.hidden = !hasNone;
-    setText(this.badge, words.noGpu);
+    const badge = hasNone ? words.noGpu : roomFor(sizes);
+    this.badge.hidden = !badge;
+    setText(this.badge, badge);
     setText(this.text, hasNone ? words.noGpuText : "");
     this.drawCards(gpus, engine.state === "busy");
     this.drawHost(hardware, engine);
@@ -76,6 +77,15 @@ export class Machine {
     ];
     setText(detail, facts(details));
   }
+}
+
+/** Name the largest size that fits now; nothing where the built-in engine makes all videos. */
+function roomFor(sizes) {
+  const fitting = Object.values(sizes).filter(({ fits }) => fits);
+  if (!fitting.length) return "";
+  const area = ([width, height]) => width * height;
+  const largest = fitting.reduce((best, each) => (area(each.made) > area(best.made) ? each : best));
+  return words.roomFor(largest.made.join("×"));
 }
 
 function hostMeter() {

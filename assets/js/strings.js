@@ -83,6 +83,7 @@ const english = {
 
   machine: "Graphics memory",
   noGpu: "No graphics card",
+  roomFor: (size) => `Room for up to ${size}`,
   noGpuText:
     "This machine has no graphics card. The built-in engine runs on the processor and needs none; " +
     "the s2v engine needs one.",
@@ -210,6 +211,7 @@ const chinese = {
 
   machine: "显存",
   noGpu: "没有显卡",
+  roomFor: (size) => `空间足够 ${size} 及以下`,
   noGpuText: "这台机器没有显卡。内置引擎在处理器上运行，不需要显卡；s2v 引擎需要显卡。",
   gpu: (n) => `GPU ${n}`,
   gpuFree: (free, total) => `空闲 ${free} / ${total} GB`,
