@@ -29,13 +29,12 @@ def test_what_fits_is_made_as_asked() -> None:
     assert standard.made == (704, 384), "720*400 in multiples of 64"
 
 
-def test_another_program_makes_large_ones_smaller() -> None:
-    crowded = forecast_sizes(setup("1xH200", others_gib=70))
-    assert crowded["small"].fits
-    standard = crowded["standard"]
-    assert not standard.fits
-    assert standard.made is not None
-    assert standard.made[0] * standard.made[1] < 704 * 384
+def test_the_more_others_hold_the_smaller_is_what_is_made() -> None:
+    forecasts = [forecast_sizes(setup("1xH200", others_gib=gib))["large"] for gib in range(0, 140, 5)]
+    areas = [each.made[0] * each.made[1] if each.made else 0 for each in forecasts]
+    assert areas == sorted(areas, reverse=True)
+    assert all(each.fits == (each.made == (1280, 704)) for each in forecasts)
+    assert len(set(areas) - {0, 1280 * 704}) >= 2, "smaller ones are made before none is"
 
 
 def test_where_nothing_fits_nothing_is_promised() -> None:
