@@ -26,6 +26,23 @@ class StagePlan:
     num_steps: int
     ranks: tuple[int, ...]
 
+    @property
+    def steps(self) -> range:
+        """Return the steps."""
+        return range(self.first_step, self.first_step + self.num_steps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankPlace:
+    """What a rank does in a plan."""
+
+    rank: int
+    stage: StagePlan | None  # None: it holds nothing of the transformer
+    layer_part: int = 0
+    lane: int = 0  # position in its tensor group
+    is_source: bool  # it encodes the prompt and the speech
+    decodes: bool  # it encodes the portrait, decodes the blocks and encodes the video
+
 
 @dataclass(frozen=True, kw_only=True)
 class ParallelPlan:
@@ -47,6 +64,24 @@ class ParallelPlan:
             raise ValueError(f"every stage needs a step, got {self.step_split}")
         if self.tensor < 1 or self.layer_parts < 1:
             raise ValueError(f"degrees start at 1, got tensor {self.tensor}, layers {self.layer_parts}")
+        if self.num_steps > MAX_STEPS:
+            raise ValueError(f"{self.num_steps} denoising steps; the model works with 1 to {MAX_STEPS}")
+        if self.weights_sharded:
+            self._check_sharding()
+
+    def _check_sharding(self) -> None:
+        """All ranks gather each layer together, so each must be about to use it."""
+        if self.ranks_per_stage > 1:
+            raise ValueError("sharded weights do not combine with tensor groups or layer parts")
+        if len(self.step_split) < 2 or len(set(self.step_split)) > 1:
+            raise ValueError(
+                f"sharded weights need several stages of equally many steps, got {self.step_split}"
+            )
+
+    @property
+    def num_steps(self) -> int:
+        """Return the denoising steps of all stages."""
+        return sum(self.step_split)
 
     @property
     def ranks_per_stage(self) -> int:
@@ -67,6 +102,27 @@ class ParallelPlan:
     def decoder_rank(self) -> int:
         """Return the rank that decodes and encodes the video: always the last one."""
         return self.world_size - 1
+
+    @property
+    def source_rank(self) -> int:
+        """Return the rank that encodes prompt and speech: the decoder's own one, which has time, or the first."""
+        return self.decoder_rank if self.decoder_has_own_rank else 0
+
+    def place(self, rank: int) -> RankPlace:
+        """Return what a rank does."""
+        if not 0 <= rank < self.world_size:
+            raise ValueError(f"rank {rank} of {self.world_size}")
+        stage_index, within = divmod(rank, self.ranks_per_stage)
+        stages = tuple(self.stages())
+        layer_part, lane = divmod(within, self.tensor)
+        return RankPlace(
+            rank=rank,
+            stage=stages[stage_index] if rank < self.num_denoising_ranks else None,
+            layer_part=layer_part,
+            lane=lane,
+            is_source=rank == self.source_rank,
+            decodes=rank == self.decoder_rank,
+        )
 
     def stages(self) -> Iterator[StagePlan]:
         """Yield the stages in the order blocks pass through them."""

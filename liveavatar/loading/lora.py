@@ -17,6 +17,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from liveavatar.core.errors import Diagnosis, EngineFailed
+from liveavatar.loading.tensor_slice import TensorSlice
 
 PUBLISHED_ALPHA = 64.0
 NAMES_SHOWN = 5
@@ -59,6 +60,7 @@ class LoraMerge:
         self._merged: list[str] = []
         self._replaced: list[str] = []
         self._untouched: list[str] = []
+        self._elsewhere: set[str] = set()
         self._check_pairs()
 
     @classmethod
@@ -67,13 +69,15 @@ class LoraMerge:
         with safe_open(path, framework="pt") as stored:
             return cls({name: stored.get_tensor(name) for name in stored.keys()}, alpha=alpha)  # noqa: SIM118
 
-    def apply(self, name: str, tensor: Tensor) -> Tensor:
+    def apply(self, name: str, tensor: Tensor, part: TensorSlice | None = None) -> Tensor:
         """Return the checkpoint tensor `name` with its part of the adapter, in its own dtype and on its device.
 
+        Where `tensor` is only a slice of what the checkpoint has, `part` says which one.
         Raises EngineFailed when the shapes do not fit together.
         """
         base = self._replacements.get(name)
         if base is not None:
+            base = part.of(base) if part else base
             self._expect_shape(name, base.shape, tensor.shape)
             self._replaced.append(name)
             tensor = base.to(tensor.device, tensor.dtype)
@@ -81,22 +85,32 @@ class LoraMerge:
             if base is None:
                 self._untouched.append(name)
             return tensor
-        factor_a, factor_b = (self._factors[name][side].to(tensor.device, torch.float32) for side in "AB")
+        factor_a, factor_b = (self._factors[name][side] for side in "AB")
+        if part:
+            factor_a, factor_b = (
+                (factor_a, part.of(factor_b)) if part.dim == 0 else (part.of(factor_a), factor_b)
+            )
+        factor_a, factor_b = (factor.to(tensor.device, torch.float32) for factor in (factor_a, factor_b))
         self._expect_shape(name, torch.Size([factor_b.shape[0], factor_a.shape[1]]), tensor.shape)
         self._merged.append(name)
         scale = self._alpha / factor_a.shape[0]
         return (tensor.float() + scale * (factor_b @ factor_a)).to(tensor.dtype)
 
+    def leave_out(self, name: str) -> None:
+        """Note that a tensor of the model is not loaded here; its part of the adapter is not left over."""
+        self._elsewhere.add(name)
+
     def finish(self) -> LoraReceipt:
         """Return the receipt; raise EngineFailed when any part of the adapter found no weight."""
         leftovers = sorted(
-            (self._factors.keys() - self._merged) | (self._replacements.keys() - self._replaced)
+            ((self._factors.keys() - self._merged) | (self._replacements.keys() - self._replaced))
+            - self._elsewhere
         )
         if leftovers:
             raise _mismatch(
                 f"{len(leftovers)} of its entries name weights that the model does not have: {_some(leftovers)}"
             )
-        if not self._merged:
+        if not self._factors:
             raise _mismatch("it holds no low-rank factors, so it would change nothing")
         return LoraReceipt(
             merged=tuple(self._merged), replaced=tuple(self._replaced), untouched=tuple(self._untouched)

@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from accelerate import init_empty_weights
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from liveavatar.core.errors import Diagnosis, EngineFailed
 from liveavatar.loading.lora import LoraMerge, LoraReceipt
 from liveavatar.loading.quantize import Fp8Linear, Fp8Scheme, quantize_linears
+from liveavatar.loading.tensor_slice import TensorSlice
 from liveavatar.models.s2v import S2VTransformer
 
 logger = logging.getLogger(__name__)
@@ -30,6 +32,17 @@ NAMES_SHOWN = 5
 
 CPU = torch.device("cpu")
 _BLOCK_NAME = re.compile(r"blocks\.(\d+)\.")
+
+
+# Takes a model without weights and returns which slice of each checkpoint tensor is left of it; all of those not named.
+TakeShare = Callable[[S2VTransformer], Mapping[str, TensorSlice]]
+
+
+class StoredTensor(Protocol):
+    """A tensor in a file; what is indexed is read."""
+
+    def __getitem__(self, index: slice | tuple[slice, ...]) -> Tensor:
+        """Read a part."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,24 +61,35 @@ def load_transformer(
     lora: LoraMerge | None = None,
     fp8: Fp8Scheme | None = None,
     host_blocks: Collection[int] = (),
+    take_share: TakeShare | None = None,
 ) -> LoadedTransformer:
     """Load the published folder to a device, and those of its transformer blocks that are named to host memory.
 
     Tensors of the latter pass through the device one by one, too: merging and quantising is quicker there.
+    `take_share` leaves the model, before it has weights, with a part of itself, and says which slices that part
+    consists of; nothing else is read.
     Raises EngineFailed when tensors are missing or unknown, or when the adapter does not fit.
     """
     with init_empty_weights():
         model = S2VTransformer.from_config(S2VTransformer.load_config(folder))
     if fp8 is not None:
         quantize_linears(model, fp8)
+    whole = set(_tensor_names(model))
+    slices = take_share(model) if take_share else {}
     expected = dict.fromkeys(_tensor_names(model))
     unknown = []
-    for name, tensor in _checkpoint_tensors(folder, device):
-        if name not in expected:
+    for name, stored in _checkpoint_tensors(folder, device):
+        if name not in whole:
             unknown.append(name)
             continue
+        if name not in expected:
+            if lora:
+                lora.leave_out(name)
+            continue
         del expected[name]
-        merged = (lora.apply(name, tensor) if lora else tensor).to(dtype)
+        part = slices.get(name)
+        tensor = stored[part.index] if part else stored[:]
+        merged = (lora.apply(name, tensor, part) if lora else tensor).to(dtype)
         _place(model, name, merged, CPU if _block_of(name) in host_blocks else device)
     if expected or unknown:
         raise _wrong_tensors(folder, missing=list(expected), unknown=unknown)
@@ -83,11 +107,11 @@ def shard_files(folder: Path) -> list[Path]:
     return [folder / SINGLE_NAME]
 
 
-def _checkpoint_tensors(folder: Path, device: torch.device) -> Iterator[tuple[str, Tensor]]:
+def _checkpoint_tensors(folder: Path, device: torch.device) -> Iterator[tuple[str, StoredTensor]]:
     for path in shard_files(folder):
         with safe_open(path, framework="pt", device=str(device)) as shard:
             for name in shard.keys():  # noqa: SIM118  # not a dictionary
-                yield name, shard.get_tensor(name)
+                yield name, shard.get_slice(name)
 
 
 def _tensor_names(model: nn.Module) -> list[str]:

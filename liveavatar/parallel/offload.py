@@ -62,22 +62,23 @@ def offload_blocks(model: S2VTransformer, num_resident: int) -> None:
     Those blocks may be on any device; the others are on the model's already. Host memory is needed once for all of
     them and once more for one.
     """
-    indices = streamed_blocks(len(model.blocks), num_resident)
-    if not indices:
+    names = [name for name, _ in model.blocks.named_children()]
+    names = [names[index] for index in streamed_blocks(len(names), num_resident)]
+    if not names:
         return
     device = model.patch_embedding.weight.device
-    layout = _BlockLayout(model.blocks[indices[0]])
+    layout = _BlockLayout(model.blocks.get_submodule(names[0]))
     arenas, on_host = [], []
     places = [torch.empty(layout.num_bytes, dtype=torch.uint8, device=device) for _ in range(2)]
-    for order, index in enumerate(indices):  # one by one, so that what a block was loaded with is freed
+    for order, name in enumerate(names):  # one by one, so that what a block was loaded with is freed
         arenas.append(HostArena(layout.num_bytes, device))
         on_host.append([arenas[-1].take((layout.num_bytes,), torch.uint8)])
-        layout.move(model.blocks[index], keep_in=on_host[-1][0], use_from=places[order % 2])
+        layout.move(model.blocks.get_submodule(name), keep_in=on_host[-1][0], use_from=places[order % 2])
     buffer = DoubleBuffer(on_host, [[flat] for flat in places], arenas)
-    for order, index in enumerate(indices):
-        block = model.blocks[index]
+    for order, name in enumerate(names):
+        block = model.blocks.get_submodule(name)
         assert isinstance(block, S2VBlock), "blocks are streamed once"
-        model.blocks[index] = StreamedBlock(block, buffer, order)
+        setattr(model.blocks, name, StreamedBlock(block, buffer, order))
 
 
 class _BlockLayout:

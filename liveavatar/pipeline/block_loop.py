@@ -3,7 +3,9 @@
     blocks of noise and speech  ->  denoise  ->  [denoise  ->  ...]  ->  decode
 
 A *block* is 3 latent frames denoised together, a *clip* is as many blocks as attention looks back over. What flows is
-a `BlockMessage`. Stages in one process are joined by plain iteration; a stream that ends early was stopped.
+a `BlockMessage`. Within a process, one generator iterates over the next; between ranks, a link (links.py) carries the
+messages. Only the first rank looks whether to stop: it then sends no further block, and the end of the stream reaches
+all others in order.
 
 From the second clip on, the model's own first latent frame is the reference: colours no longer drift away from what
 it makes of the picture. The last stage publishes that frame, and every stage takes it up before the second clip.
@@ -12,7 +14,7 @@ it makes of the picture. The last stage publishes that frame, and every stage ta
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from typing import Protocol
 
@@ -23,17 +25,9 @@ from liveavatar.conditioning.reference import SinkLatents
 from liveavatar.models.s2v.config import CLIP_BLOCKS, FRAMES_PER_BLOCK
 from liveavatar.models.vae import StreamingVae
 from liveavatar.pipeline.decode import WARM_UP_LATENTS, decode_blocks
-from liveavatar.pipeline.denoise import BlockDenoiser
+from liveavatar.pipeline.denoise import Denoiser
+from liveavatar.pipeline.message import BlockMessage
 from liveavatar.pipeline.randomness import ClipNoise
-
-
-@dataclass(frozen=True, kw_only=True)
-class BlockMessage:
-    """All that a stage needs of one block."""
-
-    block: int  # counted from the start of the video
-    latents: Tensor  # [16, 3, h, w]: noise, partly denoised or clean
-    speech: Tensor  # [A, 25, C, 12]
 
 
 class SinkRefresh(Protocol):
@@ -83,35 +77,53 @@ def noise_blocks(
         yield BlockMessage(block=block, latents=block_of(noise, index), speech=speech)
 
 
+def until_stopped(
+    messages: Iterable[BlockMessage], should_stop: Callable[[], bool]
+) -> Iterator[BlockMessage]:
+    """Yield the messages until they end or the operator wants no more."""
+    for message in messages:
+        if should_stop():
+            return
+        yield message
+
+
 def denoise_blocks(
     messages: Iterable[BlockMessage],
-    denoiser: BlockDenoiser,
+    denoiser: Denoiser,
     sink: SinkLatents,
     refresh: SinkRefresh,
     *,
     blocks_per_clip: int = CLIP_BLOCKS,
     masks: Tensor | None = None,
+    in_step: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Iterator[BlockMessage]:
-    """Yield each message with the latents this stage makes of it."""
+    """Yield each message with the denoiser's work done.
+
+    `in_step` is entered for the first clip and for all others together: there ranks that gather weights wait for each
+    other. The sink is refreshed as soon as the first clip is done, while a stage would wait for the next block.
+    """
     messages = iter(messages)
     denoiser.set_sink(sink)
-    num_blocks = 0
-    for message in islice(messages, blocks_per_clip):
-        denoised = _denoise(message, denoiser, masks)
-        if message.block == 0 and denoiser.is_last:
-            refresh.publish(denoised.latents[None, :, :1])
-        num_blocks += 1
-        yield denoised
-    if num_blocks:
+    num_messages, messages_per_clip = 0, blocks_per_clip * denoiser.visits
+    with in_step():
+        for message in islice(messages, messages_per_clip):
+            done = denoiser.advance(message, masks)
+            if done.block == 0 and done.step == denoiser.num_steps:
+                refresh.publish(done.latents[None, :, :1])
+            num_messages += 1
+            yield done
+    if num_messages:
         own_reference = refresh.receive()  # also where the video is over: nothing published may be left over
-    if num_blocks == blocks_per_clip:
-        denoiser.set_sink(SinkLatents(reference=own_reference, motion=sink.motion))
+    if num_messages < messages_per_clip:
+        return
+    denoiser.set_sink(SinkLatents(reference=own_reference, motion=sink.motion))
+    with in_step():
         for message in messages:
-            yield _denoise(message, denoiser, masks)
+            yield denoiser.advance(message, masks)
 
 
 def stream_blocks(
-    denoiser: BlockDenoiser,
+    denoiser: Denoiser,
     vae: StreamingVae,
     sink: SinkLatents,
     speech_blocks: Iterable[Tensor],
@@ -146,7 +158,3 @@ def stream_blocks(
 def block_of(clip_latents: Tensor, index: int) -> Tensor:
     """Return the latents of one block of a clip."""
     return clip_latents[:, index * FRAMES_PER_BLOCK : (index + 1) * FRAMES_PER_BLOCK]
-
-
-def _denoise(message: BlockMessage, denoiser: BlockDenoiser, masks: Tensor | None) -> BlockMessage:
-    return replace(message, latents=denoiser.denoise(message.latents, message.speech, message.block, masks))

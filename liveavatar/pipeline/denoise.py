@@ -6,17 +6,33 @@ Shapes: latents [16, 3, h, w]; speech [A, 25, C, 12].
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Protocol
 
 from torch import Tensor
 
 from liveavatar.conditioning.reference import SinkLatents
-from liveavatar.core.parallel import KvPrecision
+from liveavatar.core.parallel import MAX_STEPS, KvPrecision
 from liveavatar.models.s2v import S2VTransformer, TokenGrid, routing_masks
 from liveavatar.models.s2v.config import CLIP_BLOCKS
 from liveavatar.models.s2v.kv_cache import KVCache
 from liveavatar.parallel.cache_offload import HostCaches
+from liveavatar.pipeline.message import BlockMessage
 from liveavatar.pipeline.randomness import SinkDistance
-from liveavatar.pipeline.schedule import MAX_STEPS, euler_step, noise_schedule
+from liveavatar.pipeline.schedule import euler_step, noise_schedule
+
+
+class Denoiser(Protocol):
+    """What the block loop asks of a stage, or of a part of its layers."""
+
+    num_steps: int  # of the whole schedule
+    visits: int  # messages per block that it takes
+
+    def set_sink(self, sink: SinkLatents) -> None:
+        """Compute what all later blocks are reminded of; the blocks already in memory stay."""
+
+    def advance(self, message: BlockMessage, masks: Tensor | None = None) -> BlockMessage:
+        """Return the message with the work of this denoiser done."""
 
 
 class BlockDenoiser:
@@ -40,15 +56,15 @@ class BlockDenoiser:
     ) -> None:
         """`host_caches` allocates the caches in host memory; without it they are where the model is."""
         self._model = model
-        self._steps = range(num_steps) if steps is None else steps
+        self.num_steps, self.steps = num_steps, range(num_steps) if steps is None else steps
+        self.visits = 1
         self._set_schedule(num_steps)
         self._text = model.encode_text(text)
         allocate = model.allocate_caches if host_caches is None else host_caches.allocate
-        caches = allocate(grid, len(self._steps), capacity_blocks=blocks_per_clip, precision=kv_precision)
-        self._caches = dict(zip(self._steps, caches, strict=True))
+        caches = allocate(grid, len(self.steps), capacity_blocks=blocks_per_clip, precision=kv_precision)
+        self._caches = dict(zip(self.steps, caches, strict=True))
         self._spare_caches: list[KVCache] = []
         self._sink_distance = sink_distance
-        self.is_last = self._steps.stop == num_steps
 
     @property
     def kept_tensors(self) -> dict[str, list[Tensor]]:
@@ -78,7 +94,7 @@ class BlockDenoiser:
         old_levels = self._sigmas
         self._set_schedule(num_steps)
         self._caches = self._rearranged_caches(old_levels, num_steps)
-        self._steps = range(num_steps)
+        self.num_steps, self.steps = num_steps, range(num_steps)
 
     def _set_schedule(self, num_steps: int) -> None:
         self._sigmas, timesteps = noise_schedule(num_steps)
@@ -106,6 +122,11 @@ class BlockDenoiser:
         reference, motion = sink.reference[0].to(dtype), sink.motion[0].to(dtype)
         self._model.prefill(reference, motion, self._text, [*self._caches.values(), *self._spare_caches])
 
+    def advance(self, message: BlockMessage, masks: Tensor | None = None) -> BlockMessage:
+        """Return the message after all steps of this stage."""
+        latents = self.denoise(message.latents, message.speech, message.block, masks)
+        return replace(message, latents=latents, step=self.steps.stop)
+
     def denoise(self, latents: Tensor, speech: Tensor, block: int, masks: Tensor | None = None) -> Tensor:
         """Return the latents of the block, counted from the start of the video, after this stage's steps.
 
@@ -113,7 +134,7 @@ class BlockDenoiser:
         """
         audio = self._model.encode_audio(speech)
         routing = None if masks is None else routing_masks(masks)
-        for step in self._steps:
+        for step in self.steps:
             cache = self._caches[step]
             position = cache.locate(block, self._sink_distance(block, step))
             velocity = self._model(

@@ -8,9 +8,10 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from liveavatar.core.parallel import MAX_STEPS
+
 TRAIN_TIMESTEPS = 1000
 SHIFT = 3.0  # pushes the levels towards noise
-MAX_STEPS = 4  # the model was distilled for 4 steps; fewer trade quality for speed
 
 
 class NoiseSchedule(NamedTuple):

@@ -39,7 +39,10 @@ class AdaptiveNorm(nn.Module):
 
 
 class AudioInjector(nn.Module):
-    """One cross-attention and one adaptive norm per injected block."""
+    """One cross-attention and one adaptive norm per injected block; a device may hold those of some blocks only."""
+
+    injector: nn.ModuleList | nn.ModuleDict
+    injector_adain_layers: nn.ModuleList | nn.ModuleDict
 
     def __init__(self, width: int, num_heads: int, block_indices: Sequence[int], eps: float) -> None:
         super().__init__()
@@ -47,6 +50,10 @@ class AudioInjector(nn.Module):
         self.injector = nn.ModuleList(CrossAttention(width, num_heads, eps) for _ in block_indices)
         self.injector_adain_layers = nn.ModuleList(AdaptiveNorm(width) for _ in block_indices)
         self._inject = inject  # replaced by its compiled form
+
+    @property
+    def _attention_after(self) -> dict[int, nn.Module]:
+        return dict(zip(self.block_indices, self.injector.children(), strict=True))
 
     def compile_injection(self, **options: object) -> None:
         """Compile what runs at every step with `torch.compile(**options)`; all injections share one graph."""
@@ -58,7 +65,7 @@ class AudioInjector(nn.Module):
         local_BMD = tokens.local_AtMD.to(dtype).flatten(0, 1)
         conditions = {}
         for index, attention, norm in zip(
-            self.block_indices, self.injector, self.injector_adain_layers, strict=True
+            self.block_indices, self.injector.children(), self.injector_adain_layers.children(), strict=True
         ):
             assert isinstance(attention, CrossAttention)
             conditions[index] = AudioCondition(attention.keys_values(local_BMD), *norm(summary_AF1D))
@@ -74,7 +81,7 @@ class AudioInjector(nn.Module):
         num_actors = condition.shift_AF1D.shape[0]
         if num_actors > 1 and actor_masks_AFS1 is None:
             raise ValueError(f"{num_actors} actors need masks that say where each of them is")
-        attention = self.injector[self.block_indices.index(block_index)]
+        attention = self._attention_after[block_index]
         return self._inject(attention, x_FSD, condition, actor_masks_AFS1)
 
 

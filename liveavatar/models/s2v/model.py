@@ -66,6 +66,8 @@ class S2VTransformer(ModelMixin, ConfigMixin):
     that only ever had one value are accepted with that value.
     """
 
+    blocks: nn.ModuleList | nn.ModuleDict  # the latter, by number, where a device holds some layers only
+
     _repeated_blocks: ClassVar[list[str]] = ["S2VBlock"]
     _no_split_modules: ClassVar[list[str]] = ["S2VBlock"]
 
@@ -163,7 +165,7 @@ class S2VTransformer(ModelMixin, ConfigMixin):
         """Return one empty cache per denoising step for latents of this size. See `allocate_step_caches`."""
         return allocate_step_caches(
             num_steps=num_steps,
-            num_layers=self.config["num_layers"],
+            num_layers=len(self.blocks),
             num_heads=self.num_local_heads,
             head_dim=self.head_dim,
             grid=grid,
@@ -182,21 +184,31 @@ class S2VTransformer(ModelMixin, ConfigMixin):
         caches: Sequence[KVCache],
     ) -> None:
         """Compute the sink and write it into the caches of all steps; the blocks in them stay."""
+        self.prefill_layers(self.embed_sink(reference_C1hw, motion_CThw), text, caches)
+
+    @torch.no_grad()
+    def embed_sink(self, reference_C1hw: Tensor, motion_CThw: Tensor) -> Tensor:
+        """Return the sink's tokens `[1, tokens, D]` before the first layer, float32."""
         reference_LD = self.patch_embedding(reference_C1hw) + self.trainable_cond_mask.weight[REFERENCE_TOKEN]
         motion_LD = self.frame_packer(motion_CThw) + self.trainable_cond_mask.weight[MOTION_TOKEN]
-        x_1CD = torch.cat([reference_LD, motion_LD])[None].float()
+        return torch.cat([reference_LD, motion_LD])[None].float()
+
+    @torch.no_grad()
+    def prefill_layers(self, x_1CD: Tensor, text: Sequence[KeyValues], caches: Sequence[KVCache]) -> Tensor:
+        """Return the sink's tokens after the layers of this device; leave keys and values in the caches."""
         modulation_16D = self.encode_time(0.0, num_frames=1).modulation_F6D
         sink = allocate_sink(
             caches[0].grid,
             num_heads=self.num_local_heads,
             head_dim=self.head_dim,
-            like=motion_LD,
+            like=self.patch_embedding.weight,
         )
         memory = PrefillMemory(sink, caches[0].sink_rotary())
         for index, block in enumerate(self._blocks()):
             x_1CD = block(x_1CD, modulation_16D, text[index], memory)
             for cache in caches:
                 cache.set_sink(index, sink)
+        return x_1CD
 
     # ------------------------------------------------------------------------------ once per block
 
@@ -226,17 +238,42 @@ class S2VTransformer(ModelMixin, ConfigMixin):
         `pose_CFhw` are the latents of a pose video; none means zeros. With several actors, `actor_masks_AFS1` says
         which tokens each actor's speech reaches.
         """
+        x_FSD = self.embed(latents_CFhw, pose_CFhw)
+        x_FSD = self.run_layers(x_FSD, time, text, audio, position, cache, actor_masks_AFS1)
+        return self.unembed(x_FSD, time, latents_CFhw.shape)
+
+    @torch.no_grad()
+    def embed(self, latents_CFhw: Tensor, pose_CFhw: Tensor | None = None) -> Tensor:
+        """Return a block's tokens before the first layer, float32."""
         x_LD = self.patch_embedding(latents_CFhw) + self._encode_pose(pose_CFhw)
         x_LD = x_LD + self.trainable_cond_mask.weight[NOISY_TOKEN]
-        x_FSD = x_LD.float().unflatten(0, (latents_CFhw.shape[1], -1))
-        for index, block in enumerate(self._blocks()):
+        return x_LD.float().unflatten(0, (latents_CFhw.shape[1], -1))
+
+    @torch.no_grad()
+    def run_layers(
+        self,
+        x_FSD: Tensor,
+        time: TimeCondition,
+        text: Sequence[KeyValues],
+        audio: Mapping[int, AudioCondition],
+        position: BlockPosition,
+        cache: KVCache,
+        actor_masks_AFS1: Tensor | None = None,
+    ) -> Tensor:
+        """Return a block's tokens after the layers of this device, and leave its keys and values in the cache."""
+        for index, (number, block) in enumerate(self._numbered_blocks()):
             memory = cache.fetch(index).memory(position)
             x_FSD = block(x_FSD, time.modulation_F6D, text[index], memory)
             cache.release(index)
-            if index in audio:
-                x_FSD = self.audio_injector(x_FSD, index, audio[index], actor_masks_AFS1)
+            if number in audio:
+                x_FSD = self.audio_injector(x_FSD, number, audio[number], actor_masks_AFS1)
+        return x_FSD
+
+    @torch.no_grad()
+    def unembed(self, x_FSD: Tensor, time: TimeCondition, shape: torch.Size) -> Tensor:
+        """Return the velocity `[C, F, h, w]` of tokens after the last layer."""
         patches_FSV = self.head(x_FSD, time.embedding_FD)
-        return _unpatchify(patches_FSV, latents_CFhw.shape).to(self.compute_dtype)
+        return _unpatchify(patches_FSV, shape).to(self.compute_dtype)
 
     # ------------------------------------------------------------------------------ set-up
 
@@ -260,7 +297,11 @@ class S2VTransformer(ModelMixin, ConfigMixin):
         return name
 
     def _blocks(self) -> list[S2VBlock]:
-        return list(self.blocks)  # type: ignore[arg-type]  # nn.ModuleList forgets what it holds
+        return [block for _, block in self._numbered_blocks()]
+
+    def _numbered_blocks(self) -> list[tuple[int, S2VBlock]]:
+        """Return the layers with their numbers in the whole model, of which this device may hold a part."""
+        return [(int(name), block) for name, block in self.blocks.named_children()]  # type: ignore[misc]
 
     def _encode_pose(self, pose_CFhw: Tensor | None) -> Tensor:
         if pose_CFhw is None:

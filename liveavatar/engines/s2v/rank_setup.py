@@ -1,0 +1,171 @@
+"""A rank's place among the others: process groups, links, and its share of the transformer."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from liveavatar.core.parallel import ParallelPlan, RankPlace
+from liveavatar.loading.tensor_slice import TensorSlice
+from liveavatar.models.s2v import S2VTransformer
+from liveavatar.parallel.fsdp import block_shapes, shard_blocks, share_rows
+from liveavatar.parallel.layers import keep_layers, layers_of_part
+from liveavatar.parallel.tensor import TensorGroup, share_heads
+from liveavatar.pipeline.links import Link, RankRefresh
+from liveavatar.pipeline.rank_loop import RankLinks
+from liveavatar.pipeline.wiring import Wire, blocks_ahead, wires
+
+log = logging.getLogger(__name__)
+
+COLLECTIVE_TIMEOUT_S = 120.0  # a collective takes milliseconds; the supervisor has its own, longer deadlines
+# For a block from the rank before, whose first one is compiled, or which waits for its own predecessor to do so.
+LINK_DEADLINE_S = 900.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rank:
+    """What a rank needs to talk to the others."""
+
+    plan: ParallelPlan
+    place: RankPlace
+    device: torch.device
+    links: RankLinks
+    tensor_group: TensorGroup | None
+    denoising_group: dist.ProcessGroup | None  # of all ranks with a part of the transformer, in host memory
+    shard_group: dist.ProcessGroup | None
+    deadline_s: float
+
+    def refresh(self, like: Tensor) -> RankRefresh:
+        """Return one video's channel for the new reference; `like` has its shape [1, 16, 1, h, w] and dtype."""
+        return RankRefresh(
+            self.plan.num_denoising_ranks - 1,
+            group=self.denoising_group,
+            like=like,
+            device=self.device,
+            deadline_s=self.deadline_s,
+        )
+
+    def leave(self) -> None:
+        """End all connections."""
+        dist.destroy_process_group()
+
+
+def choose_device(wants_card: bool) -> torch.device:
+    """Return this rank's card, by its number on the machine; ranks share cards where there are too few."""
+    if not wants_card:
+        return torch.device("cpu")
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    device = torch.device("cuda", local_rank % torch.cuda.device_count())
+    torch.cuda.set_device(device)
+    return device
+
+
+def join(plan: ParallelPlan, device: torch.device, *, deadline_s: float = LINK_DEADLINE_S) -> Rank:
+    """Meet the other ranks under the address in the environment, and make all connections of the plan.
+
+    Cards talk through NCCL where each rank has one of its own, and only where the plan needs it. `deadline_s` is for
+    a block from another rank.
+    """
+    rank = int(os.environ["RANK"])
+    by_card = device.type == "cuda" and int(os.environ["LOCAL_WORLD_SIZE"]) <= torch.cuda.device_count()
+    needs_cards = by_card and (plan.ranks_per_stage > 1 or plan.weights_sharded)
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if needs_cards else "gloo",
+        timeout=timedelta(seconds=COLLECTIVE_TIMEOUT_S),
+        device_id=device if needs_cards else None,
+    )
+    if dist.get_world_size() != plan.world_size:
+        raise ValueError(f"{dist.get_world_size()} ranks were started for a plan of {plan.world_size}")
+    card_backend = "nccl" if needs_cards else "gloo"
+    place = plan.place(rank)
+    connected = Rank(
+        plan=plan,
+        place=place,
+        device=device,
+        links=_connect(plan, rank, device, by_card=needs_cards, deadline_s=deadline_s),
+        tensor_group=_tensor_group(plan, place, card_backend),
+        denoising_group=_group(range(plan.num_denoising_ranks), "gloo"),
+        shard_group=_group(range(plan.num_denoising_ranks), card_backend) if plan.weights_sharded else None,
+        deadline_s=deadline_s,
+    )
+    log.info("rank %d of %d on %s: %s", rank, plan.world_size, device, plan.describe())
+    return connected
+
+
+class ModelShare:
+    """A rank's share of the transformer: `take` before it has weights, `finish` when it has them."""
+
+    def __init__(self, rank: Rank, *, keep_on_host: bool = False) -> None:
+        self._rank, self._keep_on_host = rank, keep_on_host
+        self._block_shapes: dict[str, torch.Size] = {}
+
+    def take(self, model: S2VTransformer) -> dict[str, TensorSlice]:
+        """Leave the model with this rank's layers and heads; return which slices of the tensors those are.
+
+        Raises ValueError where the model cannot be shared out like that.
+        """
+        plan, place = self._rank.plan, self._rank.place
+        if plan.layer_parts > 1:
+            layers = layers_of_part(model.config["num_layers"], plan.layer_parts, place.layer_part)
+            keep_layers(model, layers)
+        if self._rank.tensor_group is not None:
+            return share_heads(model, self._rank.tensor_group)
+        if plan.weights_sharded:
+            self._block_shapes = block_shapes(model)
+            return share_rows(model, rank=place.rank, num_ranks=plan.num_denoising_ranks)
+        return {}
+
+    def finish(self, model: S2VTransformer) -> None:
+        """Make a model whose weights were loaded ready to run."""
+        if self._rank.shard_group is not None and self._rank.place.stage is not None:
+            shard_blocks(
+                model, self._block_shapes, group=self._rank.shard_group, keep_on_host=self._keep_on_host
+            )
+
+
+def _connect(
+    plan: ParallelPlan, rank: int, device: torch.device, *, by_card: bool, deadline_s: float
+) -> RankLinks:
+    """Make a group for every wire, on every rank in the same order; return the links of this rank."""
+    links: list[tuple[Wire, Link]] = []
+    for wire in wires(plan):
+        tokens_by_card = by_card and wire.kind == "tokens"
+        group = _group(
+            sorted((wire.sender, wire.receiver)), "cpu:gloo,cuda:nccl" if tokens_by_card else "gloo"
+        )
+        if rank in (wire.sender, wire.receiver):
+            link = Link(
+                wire.receiver if rank == wire.sender else wire.sender,
+                group=group,
+                device=device,
+                tokens_by_card=tokens_by_card,
+                deadline_s=deadline_s,
+                max_under_way=blocks_ahead(plan) if wire.kind == "feed" else 2,
+            )
+            links.append((wire, link))
+    return RankLinks(links=tuple(links), rank=rank)
+
+
+def _tensor_group(plan: ParallelPlan, place: RankPlace, backend: str) -> TensorGroup | None:
+    if plan.tensor == 1:
+        return None
+    mine: TensorGroup | None = None
+    for first in range(0, plan.num_denoising_ranks, plan.tensor):
+        ranks = range(first, first + plan.tensor)
+        group = _group(ranks, backend)
+        if place.rank in ranks:
+            mine = TensorGroup(rank=place.lane, num_ranks=plan.tensor, group=group)
+    return mine
+
+
+def _group(ranks: range | list[int], backend: str) -> dist.ProcessGroup:
+    group: dist.ProcessGroup = dist.new_group(
+        list(ranks), timeout=timedelta(seconds=COLLECTIVE_TIMEOUT_S), backend=backend
+    )
+    return group

@@ -1,0 +1,114 @@
+"""One video as several ranks make it together. Needs no media library."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+from liveavatar.conditioning.reference import SinkLatents
+from liveavatar.engines.s2v.rank_setup import Rank
+from liveavatar.models.s2v import S2VTransformer, TokenGrid
+from liveavatar.models.s2v.config import CLIP_BLOCKS
+from liveavatar.parallel.fsdp import in_step
+from liveavatar.pipeline.block_loop import denoise_blocks, noise_blocks
+from liveavatar.pipeline.denoise import BlockDenoiser, Denoiser
+from liveavatar.pipeline.layer_part import PartDenoiser
+from liveavatar.pipeline.message import BlockMessage
+from liveavatar.pipeline.randomness import SeededRandomness
+from liveavatar.pipeline.rank_loop import run_rank
+
+
+def clean_blocks(
+    rank: Rank,
+    model: S2VTransformer | None,
+    *,
+    grid: TokenGrid,
+    dtype: torch.dtype,
+    text: Tensor,
+    sink: SinkLatents,
+    speech: Iterable[Tensor],
+    seed: int,
+    should_stop: Callable[[], bool],
+    blocks_per_clip: int = CLIP_BLOCKS,
+) -> Iterator[Tensor]:
+    """Do this rank's share; on the rank that decodes, yield the latents [16, 3, h, w] of each block.
+
+    `model` is this rank's share, None where it has none. `text` and `sink` are the same on all ranks with a model.
+    `speech`, the features of each block, is used on the source rank alone, `should_stop` on rank 0 alone.
+    """
+    randomness = SeededRandomness(seed, blocks_per_clip=blocks_per_clip)
+    like = torch.empty(0, device=rank.device, dtype=dtype)
+
+    def draw(clip: int) -> Tensor:
+        return randomness.clip_noise(clip, height=grid.latent_height, width=grid.latent_width, like=like)
+
+    def denoise(messages: Iterable[BlockMessage]) -> Iterator[BlockMessage]:
+        assert model is not None, "a rank with denoising steps has a part of the transformer"
+        return denoise_blocks(
+            messages,
+            _denoiser(rank, model, grid, text, randomness, blocks_per_clip),
+            sink,
+            rank.refresh(sink.reference),
+            blocks_per_clip=blocks_per_clip,
+            in_step=lambda: _in_step(rank, model),
+        )
+
+    finished = run_rank(
+        rank.plan,
+        rank.place,
+        rank.links,
+        source=noise_blocks(
+            (features.to(rank.device) for features in speech), draw, blocks_per_clip=blocks_per_clip
+        ),
+        denoise=denoise,
+        should_stop=should_stop,
+        blocks_per_clip=blocks_per_clip,
+    )
+    return (message.latents for message in finished)
+
+
+def _denoiser(
+    rank: Rank,
+    model: S2VTransformer,
+    grid: TokenGrid,
+    text: Tensor,
+    randomness: SeededRandomness,
+    blocks_per_clip: int,
+) -> Denoiser:
+    stage = rank.place.stage
+    assert stage is not None, "this rank denoises"
+    if rank.plan.layer_parts == 1:
+        return BlockDenoiser(
+            model,
+            grid=grid,
+            text=text,
+            sink_distance=randomness.sink_distance,
+            num_steps=rank.plan.num_steps,
+            steps=stage.steps,
+            blocks_per_clip=blocks_per_clip,
+        )
+    behind = rank.links.outgoing("tokens")
+    return PartDenoiser(
+        model,
+        grid=grid,
+        text=text,
+        sink_distance=randomness.sink_distance,
+        before=rank.links.incoming("tokens"),
+        behind=behind[0] if behind else None,
+        num_steps=rank.plan.num_steps,
+        steps=stage.steps,
+        blocks_per_clip=blocks_per_clip,
+    )
+
+
+def _in_step(rank: Rank, model: S2VTransformer) -> AbstractContextManager[None]:
+    stage = rank.place.stage
+    if not rank.plan.weights_sharded or stage is None:
+        return nullcontext()
+    num_stages = len(rank.plan.step_split)
+    return in_step(
+        model, lead=rank.place.rank, trail=num_stages - 1 - rank.place.rank, rounds=stage.num_steps
+    )

@@ -1,0 +1,108 @@
+"""Every plan gives the latents of one process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from liveavatar.core.parallel import ParallelPlan
+from tests.parallel.plan_run import Video, by_one_process, by_ranks, write_checkpoint
+from tests.parallel.rank_pool import RankPool
+from tests.parity.golden import relative_error
+
+# 6 blocks roll the cache, which holds 4, and refresh the sink; 4 end where the refresh would show; 2 end before it.
+VIDEOS = [Video(), Video(num_blocks=4), Video(num_blocks=2), Video(stop_after=3), Video(stop_after=0)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("checkpoint")
+    write_checkpoint(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[RankPool]:
+    with RankPool() as pool:
+        yield pool
+
+
+class Expected:
+    """What one process makes, computed once per kind of video."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._known: dict[tuple[Video, int], list[Tensor]] = {}
+
+    def latents(self, video: Video, num_steps: int) -> list[Tensor]:
+        whole = Video(blocks_per_clip=video.blocks_per_clip, fp8=video.fp8)
+        key = whole, num_steps
+        if key not in self._known:
+            self._known[key] = by_one_process(self._folder, *key)
+        num_blocks = video.num_blocks if video.stop_after is None else video.stop_after
+        return self._known[key][:num_blocks]
+
+
+@pytest.fixture(scope="module")
+def expected(folder: Path) -> Expected:
+    return Expected(folder)
+
+
+def run(
+    pool: RankPool, plan: ParallelPlan, folder: Path, videos: list[Video], **options: bool
+) -> list[Tensor]:
+    """Return the latents of each video, one tensor per video; nobody but the decoding rank may make any."""
+    answers = pool.call(by_ranks, plan.world_size, plan=plan, folder=folder, videos=videos, **options)
+    for answer in answers[:-1]:
+        assert not any(answer["made"])
+    made: list[list[Tensor]] = answers[-1]["made"]
+    return [torch.stack(blocks) if blocks else torch.empty(0) for blocks in made]
+
+
+PIPELINES = [
+    ParallelPlan(step_split=(2, 2)),
+    ParallelPlan(step_split=(1, 3), decoder_has_own_rank=True),
+    ParallelPlan(step_split=(1, 1, 1)),
+    ParallelPlan(step_split=(1, 1, 1, 1), decoder_has_own_rank=True),
+    ParallelPlan(step_split=(1,), decoder_has_own_rank=True),
+    ParallelPlan(step_split=(4,), layer_parts=3),
+    ParallelPlan(step_split=(1, 2), layer_parts=2, decoder_has_own_rank=True),
+    ParallelPlan(step_split=(4,), layer_parts=4, decoder_has_own_rank=True),
+]
+SHARDED = [
+    ParallelPlan(step_split=(2, 2), weights_sharded=True),
+    ParallelPlan(step_split=(1, 1, 1), weights_sharded=True, decoder_has_own_rank=True),
+]
+TENSOR = [
+    ParallelPlan(step_split=(4,), tensor=2),
+    ParallelPlan(step_split=(2,), tensor=4, decoder_has_own_rank=True),
+    ParallelPlan(step_split=(1,), tensor=5),
+    ParallelPlan(step_split=(2, 1), tensor=2, decoder_has_own_rank=True),
+    ParallelPlan(step_split=(2,), tensor=2, layer_parts=2),
+]
+
+
+@pytest.mark.parametrize("plan", [*PIPELINES, *SHARDED], ids=ParallelPlan.describe)
+def test_pipelines_and_sharded_weights_change_no_bit(
+    pool: RankPool, folder: Path, expected: Expected, plan: ParallelPlan
+) -> None:
+    for video, made in zip(VIDEOS, run(pool, plan, folder, VIDEOS), strict=True):
+        blocks = expected.latents(video, plan.num_steps)
+        assert len(made) == len(blocks), video
+        if blocks:
+            assert torch.equal(made, torch.stack(blocks)), video
+
+
+@pytest.mark.parametrize("plan", TENSOR, ids=ParallelPlan.describe)
+def test_tensor_groups_differ_by_rounding_only(
+    pool: RankPool, folder: Path, expected: Expected, plan: ParallelPlan
+) -> None:
+    for video, made in zip(VIDEOS, run(pool, plan, folder, VIDEOS), strict=True):
+        blocks = expected.latents(video, plan.num_steps)
+        assert len(made) == len(blocks), video
+        if blocks:
+            assert relative_error(made, torch.stack(blocks)) < 1e-5, video
