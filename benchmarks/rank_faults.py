@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import json
 import logging
 import os
@@ -80,6 +79,14 @@ class Trial:
     seconds: float  # from the fault from outside to the end of everything; 0 when it was from inside
     problems: tuple[str, ...]
 
+    def describe(self) -> str:
+        """Return one line."""
+        fault = self.fault
+        return (
+            f"{fault.kind} of rank {fault.rank} of {self.num_ranks} in {fault.phase} -> {self.end},"
+            f" rank {self.named_rank}, {self.seconds} s"
+        )
+
 
 def run_trials(num_trials: int, seed: int, data_dir: Path) -> Iterator[Trial]:
     """Yield the trials; the same seed gives the same faults."""
@@ -93,7 +100,7 @@ def run_trials(num_trials: int, seed: int, data_dir: Path) -> Iterator[Trial]:
                 kind=dice.choice((*_SIGNALS, *_PROMPTS, "stop", "none")),
                 rank=dice.randrange(plan.parallel.world_size),
                 phase=dice.choices(("load", "job", "shutdown"), (2, 6, 1))[0],
-                after_s=dice.uniform(0.0, 1.2),
+                after_s=dice.uniform(0.0, 0.8),
                 block=dice.randrange(_NUM_BLOCKS),
             )
             yield _Attempt(supervisor, plan, fault, number).run()
@@ -230,10 +237,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         for trial in run_trials(options.trials, options.seed, Path(folder)):
             trials.append(trial)
-            print(
-                f"{len(trials):4} {trial.fault} -> {trial.end}, rank {trial.named_rank}, {trial.seconds} s",
-                flush=True,
-            )
+            print(f"{len(trials):4} {trial.describe()}", flush=True)
             if trial.problems:
                 print("     PROBLEM:", *trial.problems, flush=True)
     failed = [trial for trial in trials if trial.problems]
@@ -247,7 +251,7 @@ def main() -> int:
         "longest_s_after_kill": max(
             (trial.seconds for trial in trials if trial.fault.kind in ("SIGKILL", "SIGSEGV")), default=0.0
         ),
-        "each": [dataclasses.asdict(trial) for trial in trials],
+        "each": [trial.describe() for trial in trials],
     }
     if options.json:
         options.json.write_text(json.dumps(summary, indent=1) + "\n")

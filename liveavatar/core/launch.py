@@ -47,6 +47,7 @@ class MachineState:
     """From a machine to the app, twice a second: what is there and what runs there."""
 
     name: str
+    version: str  # of this project
     slots: int  # ranks it takes
     cards: tuple[Card, ...] = ()
     run: str = ""

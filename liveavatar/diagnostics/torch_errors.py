@@ -91,7 +91,15 @@ _CLASSES = {
 
 def from_torch_text(class_name: str, text: str) -> Diagnosis | None:
     """Explain an error of torch or of a connection; None when it is neither."""
-    if class_name not in _CLASSES:
-        return None
+    return _explain(text) if class_name in _CLASSES else None
+
+
+def from_torch_log(text: str, rank: int) -> Diagnosis | None:
+    """Explain what torch's own threads wrote before they ended a rank, which has no other last words."""
+    said = "\n".join(line for line in text.splitlines() if line.startswith(f"[rank{rank}]:"))
+    return _explain(said)
+
+
+def _explain(text: str) -> Diagnosis | None:
     lowered = text.lower()
     return next((diagnosis for words, diagnosis in _TEXTS if words in lowered), None)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import zmq
 
+from liveavatar import __version__
 from liveavatar.core import wire
 from liveavatar.core.errors import Diagnosis, LiveAvatarError
 from liveavatar.core.launch import Launch, MachineState, Wanted
@@ -73,7 +74,10 @@ class Cluster:
         """Hear what the machines say, and tell them what is wanted when it is time."""
         while self._socket.poll(int(1000 * timeout_s)):
             identity, *frames = self._socket.recv_multipart()
-            self._hear(identity, wire.decode(frames))
+            try:
+                self._hear(identity, wire.decode(frames))
+            except wire.WireError as error:
+                log.warning("the machine %r is of another version than %s: %s", identity, __version__, error)
             timeout_s = 0.0
         now = time.monotonic()
         for identity in [name for name, member in self._members.items() if now - member.heard_at > LOST_S]:
@@ -104,6 +108,8 @@ class Cluster:
         self.context.destroy(linger=0)
 
     def _hear(self, identity: bytes, state: MachineState) -> None:
+        if state.version != __version__:
+            raise wire.WireError(f"it has {state.version}")
         member = self._members.get(identity)
         if member is None:
             log.info("the machine %s joined: %d ranks", state.name, state.slots)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import signal
 import socket
 import time
 from pathlib import Path
@@ -26,6 +27,7 @@ from liveavatar.core.plan import ExecutionPlan
 from liveavatar.core.wire_address import WireAddress
 from liveavatar.diagnostics.diagnose import machines_too_few
 from liveavatar.diagnostics.first_failure import RankState, all_accounted_for, is_cause_known
+from liveavatar.diagnostics.torch_errors import from_torch_log
 from liveavatar.planning.placement import place_ranks
 from liveavatar.service.cluster import Cluster, RemoteRanks
 from liveavatar.service.engine_link import EngineLink
@@ -54,6 +56,8 @@ class EngineRun:
         self._cluster = cluster
         counts = _ranks_by_machine(plan, cluster)
         self._run_dir = make_run_dir()
+        self._log_path = log_path
+        self._log_start = log_path.stat().st_size if log_path.exists() else 0
         on_network = cluster is not None and len(counts) > 1
         self._link = (
             EngineLink(context, WireAddress.on_network(cluster.endpoint.host), cluster.key)
@@ -128,6 +132,9 @@ class EngineRun:
         exit_codes = {rank: code for part in self._parts for rank, code in part.exit_codes().items()}
         last_words = {rank: words for part in self._parts for rank, words in part.loss().items()}
         last_words |= self._last_words
+        for rank in exit_codes.keys() - last_words.keys():
+            if exit_codes[rank] == -signal.SIGABRT and (words := from_torch_log(self._log(), rank)):
+                last_words[rank] = words
         return [
             RankState(
                 rank=rank,
@@ -150,6 +157,12 @@ class EngineRun:
             if all_accounted_for(states) or (waited_s > _LAST_WORDS_S and is_cause_known(states)):
                 break
         return rest
+
+    def _log(self) -> str:
+        """Return what this run wrote."""
+        with self._log_path.open("rb") as log_file:
+            log_file.seek(self._log_start)
+            return log_file.read().decode(errors="replace")
 
     def dump_stacks(self, folder: Path) -> None:
         """Put what every rank is doing into `folder`."""

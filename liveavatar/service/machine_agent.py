@@ -14,6 +14,7 @@ from pathlib import Path
 
 import zmq
 
+from liveavatar import __version__
 from liveavatar.core import wire
 from liveavatar.core.launch import Card, MachineState, Wanted
 from liveavatar.service.cluster import LOST_S, TELL_S, Endpoint
@@ -71,8 +72,13 @@ class MachineAgent:
         """Wait for a moment, do what is wanted, and say what is here."""
         before = self._state()
         if self._socket.poll(_WAIT_MS):
-            self._heard_at = time.monotonic()
-            self._follow(wire.decode(self._socket.recv_multipart()))
+            try:
+                wanted = wire.decode(self._socket.recv_multipart())
+            except wire.WireError as error:
+                log.error("the app is of another version than %s: %s", __version__, error)
+            else:
+                self._heard_at = time.monotonic()
+                self._follow(wanted)
         now = time.monotonic()
         if self._processes is not None and now - self._heard_at > LOST_S:
             log.warning("the app is not heard any more: its ranks are ended")
@@ -110,6 +116,7 @@ class MachineAgent:
         exit_codes = self._processes.exit_codes() if self._processes else {}
         return MachineState(
             name=self._name,
+            version=__version__,
             slots=self._slots,
             cards=self._cards,
             run=self._run,

@@ -8,8 +8,10 @@ import.
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
+import select
 import signal
 import socket
 import sys
@@ -118,6 +120,8 @@ class ChainEngine:
         assert plan.parallel is not None
         _misbehave(os.environ.get("FAKE_FAULT", ""), self._rank, "load")
         self._last_rank = plan.parallel.world_size - 1
+        if self._rank == self._last_rank:
+            importlib.import_module("liveavatar.media.encoder")
         kind = os.environ.get("FAKE_LINK")
         self._link: Link
         if kind == "gloo":
@@ -197,10 +201,20 @@ def _hang_in_nccl() -> None:
     """Hang where torch's monitor of NCCL would still write its record when its pipe is written to."""
     stem, rank = os.environ["TORCH_NCCL_DEBUG_INFO_PIPE_FILE"], os.environ["RANK"]
     os.mkfifo(f"{stem}{rank}.pipe")
-    with Path(f"{stem}{rank}.pipe").open("rb") as pipe:
-        pipe.read(1)
+    pipe = os.open(f"{stem}{rank}.pipe", os.O_RDONLY | os.O_NONBLOCK)
+    while not select.select([pipe], [], [], 0.1)[0] or not os.read(pipe, 1):
+        pass
     Path(os.environ["TORCH_FR_DUMP_TEMP_FILE"] + rank).write_bytes(b"SEND 7, RECV 6")
     signal.pause()
+
+
+def _abort_like_torch() -> None:
+    """Die as a thread of torch does that met an error of the card: no exception reaches Python."""
+    sys.stderr.write(
+        f"[rank{os.environ['RANK']}]:[E ProcessGroupNCCL.cpp:2068] CUDA error: illegal memory access\n"
+    )
+    sys.stderr.flush()
+    os.abort()
 
 
 _ACTIONS: dict[str, Callable[[], object]] = {
@@ -212,6 +226,7 @@ _ACTIONS: dict[str, Callable[[], object]] = {
     "hang-in-nccl": _hang_in_nccl,
     "raise": _raise_error,
     "oom": _raise_out_of_memory,
+    "abort": _abort_like_torch,
     "slow": lambda: time.sleep(0.1),
 }
 

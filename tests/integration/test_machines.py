@@ -14,6 +14,7 @@ import psutil
 import pytest
 import zmq
 
+from liveavatar import __version__
 from liveavatar.core import wire
 from liveavatar.core.launch import MachineState
 from liveavatar.core.request import GenerationRequest
@@ -25,6 +26,7 @@ from tests.conftest import REPOSITORY, wait_until
 
 TOKEN = "a token that is long enough to be one"
 HEAD, OTHER = "10.77.61.1", "10.77.61.2"
+STRANGER = MachineState(name="stranger", version=__version__, slots=8)
 
 APP = """
 import dataclasses, json, sys
@@ -203,7 +205,17 @@ def cluster() -> Iterator[Cluster]:
     cluster.close()
 
 
-def test_only_machines_with_the_token_join(cluster: Cluster, tmp_path: Path) -> None:
+@pytest.fixture
+def context() -> Iterator[zmq.Context[zmq.Socket[bytes]]]:
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    context.linger = 0  # a stranger never gets rid of its message
+    yield context
+    context.destroy(linger=0)
+
+
+def test_only_machines_with_the_token_join(
+    cluster: Cluster, context: zmq.Context[zmq.Socket[bytes]], tmp_path: Path
+) -> None:
     agents = {
         token: MachineAgent(
             cluster.endpoint,
@@ -214,25 +226,36 @@ def test_only_machines_with_the_token_join(cluster: Cluster, tmp_path: Path) -> 
         )
         for token in (TOKEN[::-1], TOKEN)
     }
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     stranger = context.socket(zmq.DEALER)
     stranger.connect(f"tcp://{cluster.endpoint}")
-    stranger.send_multipart(wire.encode(MachineState(name="stranger", slots=8)))
+    stranger.send_multipart(wire.encode(STRANGER))
     knows_the_public_key = context.socket(zmq.DEALER)
     own_public, own_secret = zmq.curve_keypair()
     knows_the_public_key.curve_serverkey = cluster.key.public.encode()
     knows_the_public_key.curve_publickey, knows_the_public_key.curve_secretkey = own_public, own_secret
     knows_the_public_key.connect(f"tcp://{cluster.endpoint}")
-    knows_the_public_key.send_multipart(wire.encode(MachineState(name="stranger", slots=8)))
+    knows_the_public_key.send_multipart(wire.encode(STRANGER))
     until = time.monotonic() + 2
     while time.monotonic() < until:
         for agent in agents.values():
             agent.step()
         cluster.poll()
     assert [machine.slots for machine in cluster.machines] == [3]
-    context.destroy(linger=0)
     for agent in agents.values():
         agent.close()
+
+
+def test_machine_of_another_version_is_left_out(
+    cluster: Cluster, context: zmq.Context[zmq.Socket[bytes]], caplog: pytest.LogCaptureFixture
+) -> None:
+    old, odd = context.socket(zmq.DEALER), context.socket(zmq.DEALER)
+    for socket in (old, odd):
+        cluster.key.connect(socket)
+        socket.connect(f"tcp://{cluster.endpoint}")
+    old.send_multipart(wire.encode(MachineState(name="old", version="0.0.1", slots=1)))
+    odd.send(b"what is this")
+    wait_until(lambda: cluster.poll(0.05) or caplog.text.count("another version") == 2)
+    assert cluster.machines == ()
 
 
 @pytest.mark.parametrize("text", ["29400", "host:", "host:port", "host:70000", ":29400"])

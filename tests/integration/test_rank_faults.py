@@ -115,6 +115,12 @@ def lasting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineSupervis
     assert rank_processes() == []
 
 
+@pytest.fixture
+def alone(lasting: EngineSupervisor) -> None:
+    """For tests that count processes and start their own."""
+    lasting.stop()
+
+
 def test_video_of_three_ranks_is_whole(lasting: EngineSupervisor) -> None:
     end = make(lasting)[-1]
     assert isinstance(end, Finished)
@@ -169,6 +175,12 @@ def test_failing_rank_is_told_from_its_peers(
     assert (diagnosis.code, diagnosis.facts["rank"]) == (code, rank)
 
 
+def test_rank_that_torch_aborts_is_explained(lasting: EngineSupervisor) -> None:
+    diagnosis = failure(make(lasting, "abort@1:4")).diagnosis
+    assert (diagnosis.code, diagnosis.facts["rank"]) == ("graphics_card_error", 1)
+
+
+@pytest.mark.usefixtures("alone")
 def test_frozen_rank_is_named(tmp_path: Path) -> None:
     supervisor = EngineSupervisor(MODULE, tmp_path, dataclasses.replace(DEADLINES, chunk_s=4))
     try:
@@ -180,6 +192,7 @@ def test_frozen_rank_is_named(tmp_path: Path) -> None:
         supervisor.close()
 
 
+@pytest.mark.usefixtures("alone")
 def test_hung_rank_leaves_the_stacks_of_all(tmp_path: Path) -> None:
     supervisor = EngineSupervisor(MODULE, tmp_path, dataclasses.replace(DEADLINES, chunk_s=1.5))
     try:
@@ -244,7 +257,7 @@ class StudioOfRanks(Studio):
 
 
 @pytest.fixture
-def studio(tmp_path: Path) -> Iterator[Studio]:
+def studio(alone: None, tmp_path: Path) -> Iterator[Studio]:
     studio = StudioOfRanks(AppConfig(data_dir=tmp_path, worker_module=MODULE, deadlines=DEADLINES))
     studio.start()
     yield studio
@@ -255,7 +268,7 @@ def studio(tmp_path: Path) -> Iterator[Studio]:
 def test_queue_goes_on_and_a_layout_that_keeps_failing_is_given_up(
     studio: Studio, make_request: Callable[..., GenerationRequest]
 ) -> None:
-    prompts = ["kill@1:3", "", "oom@2:4", "kill@0:3", ""]
+    prompts = ["slow@0:all kill@1:8", "", "slow@0:all oom@2:8", "slow@0:all kill@0:8", ""]
     jobs = [wait_for_end(studio, studio.submit(make_request(prompt)).id) for prompt in prompts]
     assert [job.state.value for job in jobs] == ["failed", "finished", "failed", "failed", "finished"]
     assert [job.diagnosis.code for job in jobs if job.diagnosis] == [
@@ -268,6 +281,7 @@ def test_queue_goes_on_and_a_layout_that_keeps_failing_is_given_up(
     assert jobs[-1].frames_done == jobs[-1].num_frames
 
 
+@pytest.mark.usefixtures("alone")
 def test_layout_that_cannot_load_is_given_up(
     tmp_path: Path, make_request: Callable[..., GenerationRequest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -281,6 +295,7 @@ def test_layout_that_cannot_load_is_given_up(
         studio.close()
 
 
+@pytest.mark.usefixtures("alone")
 def test_random_faults(tmp_path: Path) -> None:
     """The short form of the benchmark of a hundred; see benchmarks/results."""
     for trial in run_trials(5, seed=11, data_dir=tmp_path):
@@ -318,7 +333,7 @@ def test_no_rank_outlives_the_app(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def over_gloo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[EngineSupervisor]:
+def over_gloo(alone: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[EngineSupervisor]:
     """Two ranks that really use torch.distributed, with a short time-out."""
     monkeypatch.setenv("FAKE_LINK", "gloo")
     monkeypatch.setenv("FAKE_TIMEOUT_S", "3")

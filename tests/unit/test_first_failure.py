@@ -16,6 +16,7 @@ from liveavatar.diagnostics.first_failure import (
     is_cause_known,
     silent_ranks,
 )
+from liveavatar.diagnostics.torch_errors import from_torch_log
 
 
 class OutOfMemoryError(RuntimeError):
@@ -98,6 +99,19 @@ def test_errors_of_torch_and_nccl_have_plain_words(error: Exception, code: str) 
     assert diagnosis.code == code
     assert diagnosis.remedy
     assert not {"NCCL", "CUDA", "rank", "tensor"} & set(diagnosis.title.split())
+
+
+def test_rank_that_torch_aborted_is_explained_by_its_own_lines_of_the_log() -> None:
+    log = (
+        "[rank0]:[E1126 10:00:00 ProcessGroupNCCL.cpp:688] [Rank 0] Watchdog caught collective operation timeout\n"
+        "rank 1 INFO: block 7\n"
+        "[rank1]:[E1126 10:00:01 ProcessGroupNCCL.cpp:2068] [Rank 1] Process group watchdog thread terminated with"
+        " exception: CUDA error: an illegal memory access was encountered\n"
+    )
+    codes = {
+        rank: diagnosis and diagnosis.code for rank in range(3) for diagnosis in [from_torch_log(log, rank)]
+    }
+    assert codes == {0: "peer_waited_for", 1: "graphics_card_error", 2: None}
 
 
 def test_more_is_heard_only_while_no_cause_is_known() -> None:
