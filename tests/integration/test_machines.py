@@ -205,17 +205,26 @@ def cluster() -> Iterator[Cluster]:
     cluster.close()
 
 
+Open = Callable[[], "zmq.Socket[bytes]"]
+
+
 @pytest.fixture
-def context() -> Iterator[zmq.Context[zmq.Socket[bytes]]]:
+def open_socket() -> Iterator[Open]:
+    """Open sockets of machines that are no agents of ours."""
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    context.linger = 0  # a stranger never gets rid of its message
-    yield context
-    context.destroy(linger=0)
+    sockets: list[zmq.Socket[bytes]] = []
+
+    def open_one() -> zmq.Socket[bytes]:
+        sockets.append(context.socket(zmq.DEALER))
+        return sockets[-1]
+
+    yield open_one
+    for socket in sockets:
+        socket.close(linger=0)
+    context.term()
 
 
-def test_only_machines_with_the_token_join(
-    cluster: Cluster, context: zmq.Context[zmq.Socket[bytes]], tmp_path: Path
-) -> None:
+def test_only_machines_with_the_token_join(cluster: Cluster, open_socket: Open, tmp_path: Path) -> None:
     agents = {
         token: MachineAgent(
             cluster.endpoint,
@@ -226,10 +235,10 @@ def test_only_machines_with_the_token_join(
         )
         for token in (TOKEN[::-1], TOKEN)
     }
-    stranger = context.socket(zmq.DEALER)
+    stranger = open_socket()
     stranger.connect(f"tcp://{cluster.endpoint}")
     stranger.send_multipart(wire.encode(STRANGER))
-    knows_the_public_key = context.socket(zmq.DEALER)
+    knows_the_public_key = open_socket()
     own_public, own_secret = zmq.curve_keypair()
     knows_the_public_key.curve_serverkey = cluster.key.public.encode()
     knows_the_public_key.curve_publickey, knows_the_public_key.curve_secretkey = own_public, own_secret
@@ -246,9 +255,9 @@ def test_only_machines_with_the_token_join(
 
 
 def test_machine_of_another_version_is_left_out(
-    cluster: Cluster, context: zmq.Context[zmq.Socket[bytes]], caplog: pytest.LogCaptureFixture
+    cluster: Cluster, open_socket: Open, caplog: pytest.LogCaptureFixture
 ) -> None:
-    old, odd = context.socket(zmq.DEALER), context.socket(zmq.DEALER)
+    old, odd = open_socket(), open_socket()
     for socket in (old, odd):
         cluster.key.connect(socket)
         socket.connect(f"tcp://{cluster.endpoint}")
