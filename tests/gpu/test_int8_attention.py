@@ -10,6 +10,7 @@ from benchmarks.attention_statistics import EPS, AttentionInputs, draw_inputs
 from liveavatar.models.s2v.hopper import HOPPER
 from liveavatar.models.s2v.int8_attention import arithmetic, operators, probe
 from liveavatar.models.s2v.int8_attention.cache import Int8LayerCache, new_layer
+from liveavatar.models.s2v.kv_cache import Sink
 from liveavatar.models.s2v.rope import apply_rotary
 from tests.parity.golden import relative_rms
 
@@ -146,3 +147,20 @@ def test_equal_keys_share_evenly() -> None:
     attended = attend(inputs, layer, 200).unflatten(1, (HEADS, HEAD_DIM))
     expected = values_HKT[:, :, :200].mean(-1).expand_as(attended)
     assert relative_rms(attended, expected) < 0.05
+
+
+def test_the_sink_is_kept_as_on_the_processor() -> None:
+    inputs = inputs_of(64, 300)
+    _, k, v = inputs.rotated(torch.bfloat16)
+    sink = Sink(k_CHK=k, v_CHK=v, reference_k_SHK=k[:10])
+    layers = []
+    for device in ("cuda", "cpu"):
+        layers.append(new_layer(torch.zeros(10, HEADS, HEAD_DIM, device=device, dtype=torch.bfloat16), 300))
+        layers[-1].write_sink(Sink(*(part.to(device) for part in sink)))
+    on_card, expected = layers
+    for scale, same in zip(on_card.tensors[2:], expected.tensors[2:], strict=True):
+        assert torch.allclose(scale.cpu(), same, rtol=1e-5)
+    difference = (on_card.k_HTK.cpu().int() - expected.k_HTK.int()).abs()
+    assert difference.max() <= 1
+    assert (difference > 0).float().mean() < 0.01
+    assert (on_card.v_HKT.cpu() != expected.v_HKT).float().mean() < 0.001

@@ -35,9 +35,12 @@ class Int8LayerCache:
         measured = arithmetic.measure_scales(sink.k_CHK, sink.v_CHK)
         for scale, value in zip((self.key_scale_H, self.value_scale_HK), measured, strict=True):
             scale.copy_(torch.where(scale > 0, scale, value))
-        rows = torch.arange(len(sink.k_CHK), device=self.k_HTK.device)
-        arithmetic.write_keys(self.k_HTK, self.key_scale_H, rows, sink.k_CHK)
-        arithmetic.write_values(self.v_HKT, self.value_scale_HK, rows, sink.v_CHK)
+        num_rows, _, head_dim = sink.k_CHK.shape
+        rows = torch.arange(num_rows, device=self.k_HTK.device)
+        stay = torch.ones(num_rows, head_dim // 2, device=self.k_HTK.device)
+        as_they_are = (None, 0.0, stay, torch.zeros_like(stay))  # normalised and rotated already
+        operators.store_keys(self.k_HTK, self.key_scale_H, rows, sink.k_CHK.flatten(1), *as_they_are)
+        operators.store_values(self.v_HKT, self.value_scale_HK, rows, sink.v_CHK.flatten(1))
         self.reference_k_SHK.copy_(sink.reference_k_SHK)
 
     def memory(self, position: BlockPosition) -> Int8Memory:
