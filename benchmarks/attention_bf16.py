@@ -37,8 +37,15 @@ from benchmarks.attention_int8 import (
 from liveavatar.models.s2v.attention import cudnn_attention, flash_attention
 from liveavatar.models.s2v.hopper import why_unsuitable
 
-# Keys of a tile, stages, whether consumers take turns: arguments of launch.Tiling.
-TILINGS = ((128, 2, False), (128, 2, True), (128, 3, False), (128, 3, True), (64, 4, False), (64, 4, True))
+# Keys of a tile, stages, whether consumers take turns, whether the last round is split: arguments of launch.Tiling.
+TILINGS = (
+    (128, 2, False, False),
+    (128, 3, False, False),
+    (128, 3, True, False),
+    (128, 3, False, True),
+    (128, 3, True, True),
+    (64, 6, True, False),
+)
 CHECKED_SIZES = ((3168, 15312), (300, 1799), (129, 1151), (64, 100))
 CHECKED_HEADS = 2
 CHECK_DEADLINE_S = 60
@@ -54,7 +61,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--check", metavar="KEYS,STAGES,TURNS", help="print the errors of one tiling and end")
+    parser.add_argument(
+        "--check", metavar="KEYS,STAGES,TURNS,SPLIT", help="print the errors of one tiling and end"
+    )
     options = parser.parse_args()
     reason = why_unsuitable(device=_device(), dtype=torch.bfloat16, head_dim=HEAD_DIM)
     if reason is not None:
@@ -83,8 +92,8 @@ def tiled(tiling: tuple[int, ...]) -> Kernel:
     """Return this project's kernel in one tiling."""
     from liveavatar.models.s2v.hopper_attention import launch
 
-    keys, stages, turns = tiling
-    chosen = launch.Tiling(keys, stages, bool(turns))
+    keys, stages, turns, split = tiling
+    chosen = launch.Tiling(keys, stages, bool(turns), bool(split))
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return launch.attend(q[0], k[0], v[0], chosen)[None]
@@ -101,7 +110,8 @@ def working_tilings(report: Report) -> dict[str, Kernel]:
         outcomes = {tiling: pool.submit(_check_apart, tiling) for tiling in TILINGS}
     working = {}
     for tiling, outcome in outcomes.items():
-        name = "own {} keys, {} stages{}".format(*tiling[:2], ", turns" if tiling[2] else "")
+        options = [word for word, is_on in zip(("turns", "split"), tiling[2:], strict=True) if is_on]
+        name = ", ".join([f"own {tiling[0]} keys", f"{tiling[1]} stages", *options])
         report.run(f"check {name}", outcome.result)
         if outcome.exception() is None and outcome.result()["right"]:
             working[name] = tiled(tiling)

@@ -60,6 +60,20 @@ def test_error_at_other_sizes(num_queries: int, num_keys: int) -> None:
     assert hopper < 1.2 * cudnn
 
 
+@pytest.mark.parametrize(("num_queries", "num_keys"), [(3168, 5808), (1152, 5568), (300, 1799), (64, 5)])
+def test_splitting_the_last_round_changes_nothing_but_rounding(num_queries: int, num_keys: int) -> None:
+    from liveavatar.models.s2v.hopper_attention import launch
+
+    rows = max(num_keys, num_queries)
+    inputs = draw_inputs("peaked", num_queries=num_queries, num_keys=rows, num_heads=10, device="cuda")
+    q, k, v = inputs.rotated(torch.bfloat16)
+    k, v = k[:num_keys], v[:num_keys]
+    whole, split = (
+        launch.attend(q, k, v, launch.Tiling(split_last_round=is_split)) for is_split in (False, True)
+    )
+    assert relative_rms(split, whole) < 0.003
+
+
 def test_what_lies_behind_the_keys_in_the_buffer_does_not_count() -> None:
     """Rows of the buffer that were never written may hold anything."""
     q, k, v = draw_inputs("flat", num_queries=300, num_keys=2000, num_heads=4, device="cuda").rotated(

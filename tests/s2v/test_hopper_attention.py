@@ -9,6 +9,7 @@ from torch._dynamo.testing import CompileCounter
 
 from liveavatar.models.s2v import attention
 from liveavatar.models.s2v.hopper_attention import operator
+from liveavatar.models.s2v.hopper_attention.split import Split, split_last_round
 
 KEYS = operator.FEWEST_KEYS
 
@@ -83,3 +84,20 @@ def test_one_graph_serves_every_number_of_keys() -> None:
             torch._dynamo.maybe_mark_dynamic(x, 1)
         assert torch.equal(compiled(q, *window), attention.hopper_attention(q, *window))
     assert counter.frame_count == 1
+
+
+@pytest.mark.parametrize("num_programs", [1000, 360, 50, 133])
+def test_the_last_round_gets_shorter_and_keeps_all_work(num_programs: int) -> None:
+    processors, key_tiles = 132, 46
+    split = split_last_round(num_programs, key_tiles, processors)
+    num_left = num_programs - split.num_whole
+    assert split.num_whole % processors == 0
+    assert 0 < num_left < processors
+    rounds = -(-num_left * split.num_parts // processors)
+    assert rounds * -(-key_tiles // split.num_parts) < key_tiles
+
+
+def test_nothing_is_split_without_gain() -> None:
+    assert split_last_round(264, 46, 132) == Split(264, 1)
+    assert split_last_round(131, 46, 132) == Split(131, 1)
+    assert split_last_round(10, 1, 132) == Split(10, 1)

@@ -78,6 +78,7 @@ def _consume(
     stages,
     tiles,
     out_desc,
+    parts,
     scale,
     num_keys,
     KEYS: gl.constexpr,
@@ -85,16 +86,16 @@ def _consume(
     TAKE_TURNS: gl.constexpr,
     consumer: gl.constexpr,
 ):
-    """Attend 64 queries to all keys."""
+    """Attend 64 queries to all tiles of keys of this program."""
     q_tiles, k_tiles, v_tiles, q_filled, k_filled, k_free, v_filled, v_free, turns = stages
-    head, first_query, num_tiles = tiles
+    head, first_query, num_tiles, last_tile = tiles
     mbarrier.wait(q_filled, 0)
     q = q_tiles.index(consumer)
 
     mbarrier.wait(k_filled.index(0), 0)
     x = warpgroup_mma_wait(0, [_logits(q, k_tiles.index(0))])
     mbarrier.arrive(k_free.index(0), count=1)
-    key = (num_tiles - 1) * KEYS + gl.arange(0, KEYS, gl.SliceLayout(0, x.type.layout))
+    key = last_tile * KEYS + gl.arange(0, KEYS, gl.SliceLayout(0, x.type.layout))
     x = gl.where((key < num_keys)[None, :], x, float("-inf"))
     largest = _row_max(x)
     weights = _weights(x, scale, largest)
@@ -142,23 +143,30 @@ def _consume(
     out = warpgroup_mma_wait(0, [out])
     total = gl.convert_layout(gl.sum(totals, 1), ROWS, assert_trivial=True)
     out = out / total[:, None]
-    q.store(out.to(gl.bfloat16))  # the queries are not needed any more
-    fence_async_shared()
-    tma.async_copy_shared_to_global(out_desc, [first_query + consumer * QUERIES, head * CHANNELS], q)
-    tma.store_wait(0)
+    part, part_out_ptr, part_lse_ptr = parts
+    if part >= 0:
+        row = (part * CONSUMERS + consumer) * QUERIES + gl.arange(0, QUERIES, ROWS)
+        channel = gl.arange(0, CHANNELS, gl.SliceLayout(0, OUTPUT))
+        gl.store(part_out_ptr + row[:, None] * CHANNELS + channel[None, :], out)
+        gl.store(part_lse_ptr + row, largest * scale + gl.log2(total))
+    else:
+        q.store(out.to(gl.bfloat16))  # the queries are not needed any more
+        fence_async_shared()
+        tma.async_copy_shared_to_global(out_desc, [first_query + consumer * QUERIES, head * CHANNELS], q)
+        tma.store_wait(0)
 
 
 @gluon.jit
 def _order(desc, ring, tile, place, KEYS: gl.constexpr, STAGES: gl.constexpr):
     """Order a tile of keys or values into its stage once that is free; nothing behind the last tile."""
     stages, filled, free = ring
-    num_tiles, column = place
+    num_tiles, last_tile, column = place
     stage = tile % STAGES
     exists = tile < num_tiles
     # Passes at once in the first round.
     mbarrier.wait(free.index(stage), ((tile // STAGES) & 1) ^ 1, pred=exists)
     mbarrier.expect(filled.index(stage), KEYS * CHANNELS * BYTES, pred=exists)
-    row = (num_tiles - 1 - tile) * KEYS
+    row = (last_tile - tile) * KEYS
     tma.async_copy_global_to_shared(
         desc, [row, column], filled.index(stage), stages.index(stage), pred=exists
     )
@@ -169,8 +177,8 @@ def _produce(descriptors, stages, tiles, KEYS: gl.constexpr, STAGES: gl.constexp
     """Order the queries, then keys and values in the order they are needed: a tile's keys before the last's values."""
     q_desc, k_desc, v_desc = descriptors
     q_tiles, k_tiles, v_tiles, q_filled, k_filled, k_free, v_filled, v_free, _turns = stages
-    head, first_query, num_tiles = tiles
-    place = (num_tiles, head * CHANNELS)
+    head, first_query, num_tiles, last_tile = tiles
+    place = (num_tiles, last_tile, head * CHANNELS)
     mbarrier.expect(q_filled, CONSUMERS * QUERIES * CHANNELS * BYTES)
     for consumer in gl.static_range(CONSUMERS):
         row = first_query + consumer * QUERIES
@@ -183,7 +191,7 @@ def _produce(descriptors, stages, tiles, KEYS: gl.constexpr, STAGES: gl.constexp
         _order(v_desc, values, tile, place, KEYS, STAGES)
 
 
-@gluon.jit(do_not_specialize=["num_keys", "num_query_tiles"])
+@gluon.jit(do_not_specialize=["num_keys", "num_query_tiles", "num_whole", "num_parts"])
 def attend_tiles(
     q_desc,  # bfloat16 [L, D]
     k_desc,  # bfloat16 [T, D]
@@ -192,15 +200,30 @@ def attend_tiles(
     scale,  # of the logits, times log2(e)
     num_keys,
     num_query_tiles,
+    num_whole,  # programs that attend to all keys
+    num_parts,  # the others attend to one of so many parts of them
+    part_out_ptr,  # float32 [parts, 128, K]
+    part_lse_ptr,  # float32 [parts, 128], the logarithm of the sum of weights, base 2
     KEYS: gl.constexpr,  # of one tile
     STAGES: gl.constexpr,
     TAKE_TURNS: gl.constexpr,
 ):
-    """Attend 128 queries of one head. Programs of a head follow each other, so that its keys stay in the L2 cache."""
+    """Attend 128 queries of one head. Programs of a head follow each other, so that its keys stay in the L2 cache.
+
+    Programs run in rounds, one on every processor of the card. Those left over for the last round would leave most
+    processors idle: their keys are divided among several programs, and `combine_parts` adds up what these give.
+    """
     program = gl.program_id(0)
-    head = program // num_query_tiles
-    first_query = (program % num_query_tiles) * (CONSUMERS * QUERIES)
-    num_tiles = (num_keys + KEYS - 1) // KEYS
+    part = program - num_whole
+    query_tile = program
+    first_tile = 0
+    end_tile = (num_keys + KEYS - 1) // KEYS
+    if part >= 0:
+        query_tile = num_whole + part // num_parts
+        first_tile = part % num_parts * end_tile // num_parts
+        end_tile = (part % num_parts + 1) * end_tile // num_parts
+    head = query_tile // num_query_tiles
+    first_query = (query_tile % num_query_tiles) * (CONSUMERS * QUERIES)
 
     q_tiles = gl.allocate_shared_memory(gl.bfloat16, [CONSUMERS, QUERIES, CHANNELS], TILE_IN_MEMORY)
     k_tiles = gl.allocate_shared_memory(gl.bfloat16, [STAGES, KEYS, CHANNELS], TILE_IN_MEMORY)
@@ -221,11 +244,12 @@ def attend_tiles(
         mbarrier.init(turns.index(consumer), count=1)
 
     stages = (q_tiles, k_tiles, v_tiles, q_filled, k_filled, k_free, v_filled, v_free, turns)
-    tiles = (head, first_query, num_tiles)
+    tiles = (head, first_query, end_tile - first_tile, end_tile - 1)
+    parts = (part, part_out_ptr, part_lse_ptr)
     gl.warp_specialize(
         [
-            (_consume, (stages, tiles, out_desc, scale, num_keys, KEYS, STAGES, TAKE_TURNS, 0)),
-            (_consume, (stages, tiles, out_desc, scale, num_keys, KEYS, STAGES, TAKE_TURNS, 1)),
+            (_consume, (stages, tiles, out_desc, parts, scale, num_keys, KEYS, STAGES, TAKE_TURNS, 0)),
+            (_consume, (stages, tiles, out_desc, parts, scale, num_keys, KEYS, STAGES, TAKE_TURNS, 1)),
             (_produce, ((q_desc, k_desc, v_desc), stages, tiles, KEYS, STAGES)),
         ],
         [4, 1],

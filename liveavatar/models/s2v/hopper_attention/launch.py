@@ -15,43 +15,78 @@ from triton.errors import TritonError
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from liveavatar.models.s2v.hopper_attention import attention_kernel as kernel
+from liveavatar.models.s2v.hopper_attention.combine_kernel import combine_parts
+from liveavatar.models.s2v.hopper_attention.split import Split, split_last_round
 
 _CHANNELS = kernel.CHANNELS.value
+_ROWS_OF_COMBINING = 16
 _QUERIES_OF_PROGRAM = kernel.CONSUMERS.value * kernel.QUERIES.value
 
 
 class Tiling(NamedTuple):
-    """How the kernel divides its work. A stage holds the keys and values of a tile: 512 bytes for every key."""
+    """How the kernel divides its work. A stage holds the keys and values of a tile: 512 bytes for every key.
+
+    What is fastest is for benchmarks/attention_bf16.py to say.
+    """
 
     keys: int = 128
     stages: int = 3
     take_turns: bool = False
+    split_last_round: bool = False
 
 
 def attend(q_LHK: Tensor, k_THK: Tensor, v_THK: Tensor, tiling: Tiling = Tiling()) -> Tensor:  # noqa: B008
     """Return the attention `[L, H, K]` in bfloat16, contiguous. Raises RuntimeError where the kernel cannot be made."""
-    num_queries, num_heads, head_dim = q_LHK.shape
-    num_query_tiles = triton.cdiv(num_queries, _QUERIES_OF_PROGRAM)
     out_LHK = torch.empty_like(q_LHK, memory_format=torch.contiguous_format)
-    start = kernel.attend_tiles[(num_heads * num_query_tiles,)]
     with torch.cuda.device(q_LHK.device):
         try:
-            start(
-                _tiles_of(q_LHK, kernel.QUERIES.value),
-                _tiles_of(k_THK, tiling.keys),
-                _tiles_of(v_THK, tiling.keys),
-                _tiles_of(out_LHK, kernel.QUERIES.value),
-                head_dim**-0.5 * math.log2(math.e),
-                len(k_THK),
-                num_query_tiles,
-                KEYS=tiling.keys,
-                STAGES=tiling.stages,
-                TAKE_TURNS=tiling.take_turns,
-                num_warps=4,
-            )
+            _start(q_LHK, k_THK, v_THK, out_LHK, tiling)
         except TritonError as error:
             raise RuntimeError(f"its kernel cannot be made here: {error}") from error
     return out_LHK
+
+
+def _start(q_LHK: Tensor, k_THK: Tensor, v_THK: Tensor, out_LHK: Tensor, tiling: Tiling) -> None:
+    num_queries, num_heads, head_dim = q_LHK.shape
+    num_query_tiles = triton.cdiv(num_queries, _QUERIES_OF_PROGRAM)
+    num_programs = num_heads * num_query_tiles
+    split = Split(num_programs, 1)
+    if tiling.split_last_round:
+        num_processors = torch.cuda.get_device_properties(q_LHK.device).multi_processor_count
+        split = split_last_round(num_programs, triton.cdiv(len(k_THK), tiling.keys), num_processors)
+    num_split = num_programs - split.num_whole
+    rows = num_split * split.num_parts * _QUERIES_OF_PROGRAM
+    part_out, part_lse = (q_LHK.new_empty(rows, size, dtype=torch.float32) for size in (head_dim, 1))
+    kernel.attend_tiles[(split.num_whole + num_split * split.num_parts,)](
+        _tiles_of(q_LHK, kernel.QUERIES.value),
+        _tiles_of(k_THK, tiling.keys),
+        _tiles_of(v_THK, tiling.keys),
+        _tiles_of(out_LHK, kernel.QUERIES.value),
+        head_dim**-0.5 * math.log2(math.e),
+        len(k_THK),
+        num_query_tiles,
+        *split,
+        part_out,
+        part_lse,
+        KEYS=tiling.keys,
+        STAGES=tiling.stages,
+        TAKE_TURNS=tiling.take_turns,
+        num_warps=4,
+    )
+    if num_split:
+        combine_parts[(num_split * _QUERIES_OF_PROGRAM // _ROWS_OF_COMBINING,)](
+            part_out,
+            part_lse,
+            out_LHK,
+            *split,
+            num_query_tiles,
+            num_queries,
+            num_heads * head_dim,
+            TILE=_QUERIES_OF_PROGRAM,
+            ROWS=_ROWS_OF_COMBINING,
+            CHANNELS=head_dim,
+            num_warps=4,
+        )
 
 
 def _tiles_of(tokens: Tensor, rows: int) -> TensorDescriptor:
