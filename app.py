@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import gc
 import logging
 import signal
 import sys
@@ -39,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _serve(studio: Studio, config: AppConfig) -> int:
+    gc.disable()  # Gradio's many modules live as long as the app; collecting amid them is a quarter of the start
     from ui.page import build_page, launch_options  # late: a bad setting is told before Gradio loads
 
     page = build_page(studio)
@@ -52,6 +54,8 @@ def _serve(studio: Studio, config: AppConfig) -> int:
     except OSError as error:
         sys.stderr.write(f"The page cannot be served: {error}\nChoose another port with --port.\n")
         return 1
+    gc.freeze()
+    gc.enable()
     studio.start()  # after the page: the engine's start takes the processor for a moment
     with contextlib.suppress(KeyboardInterrupt):
         page.block_thread()

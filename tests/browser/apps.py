@@ -120,7 +120,7 @@ class Studio:
 
 @contextlib.contextmanager
 def _running(command: list[str], environment: dict[str, str], port: int) -> Iterator[None]:
-    process = subprocess.Popen(command, cwd=ROOT, env=environment)
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + _START_S
         while not _answers(f"http://127.0.0.1:{port}/healthz"):
