@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from liveavatar.core.errors import Diagnosis
 from liveavatar.core.plan import ExecutionPlan
-from liveavatar.diagnostics.diagnose import engine_exited
+from liveavatar.diagnostics.diagnose import engine_exited, engine_silent
 
 _SILENT_S = 3.0  # three heartbeats
 _MEMORY = {"graphics_memory_full", "out_of_memory"}
@@ -32,11 +32,9 @@ class RankState:
     silent_s: float = 0.0  # since its last heartbeat
 
 
-def first_failure(states: Sequence[RankState], *, is_start: bool) -> tuple[int, Diagnosis] | None:
-    """Return the rank that failed first and why; None when none has failed."""
+def first_failure(states: Sequence[RankState], *, is_start: bool) -> tuple[int, Diagnosis]:
+    """Return the rank that failed first and why. One of them must have failed."""
     failed = [state for state in states if state.last_words is not None or state.exit_code is not None]
-    if not failed:
-        return None
     state = max(failed, key=_weight)  # of equals the lowest rank
     if state.last_words is not None:
         return state.rank, state.last_words
@@ -54,9 +52,17 @@ def all_accounted_for(states: Sequence[RankState]) -> bool:
     return all(state.last_words is not None or state.exit_code is not None for state in states)
 
 
-def silent_ranks(states: Sequence[RankState]) -> list[RankState]:
-    """Return the ranks that run but give no sign of life."""
-    return [state for state in states if state.exit_code is None and state.silent_s > _SILENT_S]
+def hang(
+    states: Sequence[RankState], plan: ExecutionPlan, phrase: str, waited_s: float, *, record: str
+) -> Diagnosis:
+    """Explain that a deadline passed, and which ranks gave no sign of life meanwhile. See `engine_silent`."""
+    silent = [state.rank for state in states if state.exit_code is None and state.silent_s > _SILENT_S]
+    if len(states) == 1:
+        return engine_silent(phrase, waited_s, silent=[], record=record)
+    diagnosis = engine_silent(phrase, waited_s, silent=[place(rank, plan) for rank in silent], record=record)
+    if len(silent) != 1:
+        return diagnosis
+    return dataclasses.replace(diagnosis, facts={**diagnosis.facts, "rank": silent[0]})
 
 
 def at_rank(diagnosis: Diagnosis, rank: int, plan: ExecutionPlan) -> Diagnosis:

@@ -6,7 +6,6 @@ that checks the deadline of the phase the engine is in.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,7 +20,7 @@ from liveavatar.core.events import (
     TERMINAL_EVENTS,
     Adjust,
     Cancelled,
-    Chunk,
+    Command,
     EngineEvent,
     Failed,
     Generate,
@@ -29,18 +28,17 @@ from liveavatar.core.events import (
     Load,
     LoadStage,
     PlanChanged,
-    Progress,
     Ready,
     Stop,
     Telemetry,
 )
 from liveavatar.core.plan import ExecutionPlan
 from liveavatar.core.request import ValidatedRequest
-from liveavatar.diagnostics.diagnose import engine_silent
-from liveavatar.diagnostics.first_failure import at_rank, first_failure, place, silent_ranks
+from liveavatar.diagnostics.first_failure import at_rank, first_failure, hang
 from liveavatar.service.cluster import Cluster
 from liveavatar.service.engine_run import EngineRun
 from liveavatar.service.failure_folder import new_failure_folder
+from liveavatar.service.job_deadline import JobDeadline
 from liveavatar.service.measurements import Measurements
 
 log = logging.getLogger(__name__)
@@ -158,46 +156,36 @@ class EngineSupervisor:
         should_stop: Callable[[], bool],
         wishes: Callable[[], Iterable[Adjust]],
     ) -> Iterator[EngineEvent]:
-        job_id = request.job_id
-        assert self._run is not None
-        self._run.send(Generate(request=request, plan=plan))
-        waits_since, waits_for, phrase = (
-            time.monotonic(),
-            self._deadlines.first_chunk_s,
-            "show a first picture",
-        )
+        self._send(Generate(request=request, plan=plan))
+        deadline = JobDeadline(self._deadlines)
         is_stopping = False
         while True:
-            if not is_stopping and self._run is not None and should_stop():
-                self._run.send(
-                    Stop(job_id=job_id)
-                )  # the first stage acts on it; the stop reaches the others in order
+            if not is_stopping and should_stop():
+                self._send(
+                    Stop(job_id=request.job_id)
+                )  # the first stage acts on it and tells the others in order
                 is_stopping = True
-                waits_since, waits_for, phrase = time.monotonic(), self._deadlines.stop_s, "stop"
+                deadline.stopping()
             for wish in wishes():
-                if self._run is not None:
-                    self._run.send(wish)
+                self._send(wish)
             try:
                 events = self.poll(_POLL_S)
-                if not events and time.monotonic() - waits_since > waits_for:
-                    self._hang(phrase, waits_for)
+                if not events and deadline.has_passed():
+                    self._hang(deadline.phrase, deadline.limit_s)
                     events = self.poll(0)
             except EngineFailed as failure:
                 yield (
-                    Cancelled(job_id=job_id)
+                    Cancelled(job_id=request.job_id)
                     if is_stopping
-                    else Failed(job_id=job_id, diagnosis=failure.diagnosis)
+                    else Failed(job_id=request.job_id, diagnosis=failure.diagnosis)
                 )
                 return
             for event in events:
-                if getattr(event, "job_id", None) != job_id:
+                if getattr(event, "job_id", None) != request.job_id:
                     continue  # left over from a job that was given up
                 if self._run and isinstance(event, PlanChanged) and event.change.cause != "loaded":
                     self._run.plan = event.plan  # the next video may need an engine that is loaded as planned
-                if isinstance(event, Progress | Chunk | PlanChanged) and not is_stopping:
-                    waits_since = time.monotonic()
-                if isinstance(event, Chunk) and not is_stopping:
-                    waits_for, phrase = self._deadlines.chunk_s, "make the next part of the video"
+                deadline.take(event)
                 yield event
                 if isinstance(event, TERMINAL_EVENTS):
                     return
@@ -238,6 +226,11 @@ class EngineSupervisor:
             self._cluster.close()
         self._context.destroy(linger=0)
 
+    def _send(self, command: Command) -> None:
+        """Send to all ranks, if there are any left."""
+        if self._run is not None:
+            self._run.send(command)
+
     def _handle(
         self, said: Sequence[tuple[int, Hello | Ready | EngineEvent]], job_events: list[EngineEvent]
     ) -> None:
@@ -276,20 +269,14 @@ class EngineSupervisor:
         """Record what every rank is doing and end them all."""
         assert self._run is not None
         plan, folder = self._run.plan, new_failure_folder(self._failures_dir)
-        silent = [state.rank for state in silent_ranks(self._run.states())]
+        states = self._run.states()
         self._run.dump_stacks(folder)
-        places = [place(rank, plan) for rank in silent] if self._run.world_size > 1 else []
-        diagnosis = engine_silent(phrase, waited_s, silent=places, record=str(folder))
-        if len(silent) == 1:
-            diagnosis = dataclasses.replace(diagnosis, facts={**diagnosis.facts, "rank": silent[0]})
-        self._fail(diagnosis)
+        self._fail(hang(states, plan, phrase, waited_s, record=str(folder)))
 
     def _fail_as_first_rank(self) -> None:
         assert self._run is not None
         plan = self._run.plan
-        found = first_failure(self._run.states(), is_start=self.phase is not Phase.READY)
-        assert found is not None, "a failed run has a failed rank"
-        rank, diagnosis = found
+        rank, diagnosis = first_failure(self._run.states(), is_start=self.phase is not Phase.READY)
         self._fail(at_rank(diagnosis, rank, plan))
         if diagnosis.code == "port_taken" and self._port_tries < _MAX_PORT_TRIES:
             self._port_tries += 1

@@ -13,8 +13,8 @@ from liveavatar.diagnostics.first_failure import (
     all_accounted_for,
     at_rank,
     first_failure,
+    hang,
     is_cause_known,
-    silent_ranks,
 )
 from liveavatar.diagnostics.torch_errors import from_torch_log
 
@@ -67,12 +67,8 @@ SIGKILL, SIGTERM, SIGABRT, SIGSEGV = -9, -15, -6, -11
 )
 def test_cause_is_told_from_consequences(states: list[RankState], rank: int, code: str) -> None:
     for order in (states, states[::-1]):
-        found = first_failure(order, is_start=False)
-        assert found is not None
-        assert found[1].code == code
-    found = first_failure(states, is_start=False)
-    assert found is not None
-    assert found[0] == rank
+        assert first_failure(order, is_start=False)[1].code == code
+    assert first_failure(states, is_start=False)[0] == rank
 
 
 @pytest.mark.parametrize(
@@ -121,10 +117,15 @@ def test_more_is_heard_only_while_no_cause_is_known() -> None:
     assert all_accounted_for([said(0, GLOO), gone(1, 1)])
 
 
-def test_nothing_failed_and_silence_is_measured_in_heartbeats() -> None:
-    states = [RankState(rank=0, silent_s=0.9), RankState(rank=1, silent_s=8.0), gone(2, 0)]
-    assert first_failure(states[:2], is_start=False) is None
-    assert silent_ranks(states) == [states[1]]
+def test_rank_without_a_heartbeat_is_named_when_the_engine_hangs() -> None:
+    plan = ExecutionPlan(engine="s2v", width=64, height=64, parallel=ParallelPlan(step_split=(2, 2)))
+    states = [RankState(rank=0, silent_s=0.9), RankState(rank=1, silent_s=8.0)]
+    diagnosis = hang(states, plan, "start", 60, record="/failures/1")
+    assert diagnosis.facts["rank"] == 1
+    assert "engine process 2 of 2" in diagnosis.cause
+    assert "/failures/1" in diagnosis.remedy
+    busy = hang([RankState(rank=0), RankState(rank=1)], plan, "start", 60, record="/failures/1")
+    assert "rank" not in busy.facts
 
 
 def test_place_is_a_card_when_the_plan_has_cards() -> None:
