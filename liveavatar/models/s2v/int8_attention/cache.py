@@ -58,17 +58,15 @@ class Int8Memory:
     def attend(self, layer: SelfAttention, q_LD: Tensor, k_LD: Tensor, v_LD: Tensor) -> Tensor:
         """Move the reference, store the block in its slot, return the attended tokens `[L, D]`."""
         cache, position = self.cache, self.position
-        eps, num_keys = layer.norm_k.eps, position.attended_rows_T.shape[0]
         keys, values = (cache.k_HTK, cache.key_scale_H), (cache.v_HKT, cache.value_scale_HK)
         reference_SD = cache.reference_k_SHK.flatten(1)
         operators.store_keys(
-            *keys, position.reference_rows_S, reference_SD, None, eps, *position.rotary_reference_S
+            *keys, position.reference_rows_S, reference_SD, None, 0.0, *position.rotary_reference_S
         )
-        k_LD, gain_k = _with_gain(layer.norm_k, k_LD)
-        operators.store_keys(*keys, position.slot_rows_N, k_LD, gain_k, eps, *position.rotary_N)
+        operators.store_keys(*keys, position.slot_rows_N, *_with_gain(layer.norm_k, k_LD), *position.rotary_N)
         operators.store_values(*values, position.slot_rows_N, v_LD)
-        q_LD, gain_q = _with_gain(layer.norm_q, q_LD)
-        return operators.attend(q_LD, gain_q, eps, *position.rotary_N, *keys, *values, num_keys)
+        num_keys = position.attended_rows_T.shape[0]
+        return operators.attend(*_with_gain(layer.norm_q, q_LD), *position.rotary_N, *keys, *values, num_keys)
 
 
 def new_layer(reference_k_SHK: Tensor, num_rows: int) -> Int8LayerCache:
@@ -89,11 +87,11 @@ def new_layer(reference_k_SHK: Tensor, num_rows: int) -> Int8LayerCache:
     )
 
 
-def _with_gain(norm: torch.nn.Module, x_LD: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Return tokens and the gain of the norm that a kernel is to apply, or normalised tokens and None.
+def _with_gain(norm: torch.nn.Module, x_LD: Tensor) -> tuple[Tensor, Tensor | None, float]:
+    """Return tokens with gain and epsilon of the norm that a kernel is to apply, or normalised tokens and None.
 
     A kernel sees the heads of one device; where the norm spans several, another module stands in its place.
     """
     if type(norm) is RMSNorm:
-        return x_LD, norm.weight
-    return norm(x_LD), None
+        return x_LD, norm.weight, norm.eps
+    return norm(x_LD), None, 0.0
