@@ -34,6 +34,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--kv", default="bf16", choices=("bf16", "fp8", "int8"), help="of cached keys and values"
     )
     parser.add_argument("--latents-per-decode", type=int, default=3, choices=(1, 3))
+    parser.add_argument("--attention", default="auto", help="auto, cudnn, hopper, flash or native")
     parser.add_argument("--blocks", type=int, default=60, help="steady blocks to time")
     parser.add_argument("--seconds", type=float, default=600, help="begin no block later than this")
     parser.add_argument("--profile", action="store_true", help="list the kernels that take the time")
@@ -80,6 +81,7 @@ def _bench_options(options: argparse.Namespace, size: VideoSize) -> BenchOptions
         precision=options.precision,
         kv_precision=options.kv,
         latents_per_decode=options.latents_per_decode,
+        attention=options.attention,
         num_blocks=options.blocks,
         seconds=options.seconds,
         profile=options.profile,

@@ -39,6 +39,7 @@ class BenchOptions:
     precision: Precision = "fp8"
     kv_precision: KvPrecision = "bf16"
     latents_per_decode: int = 3
+    attention: str = "auto"  # see models.s2v.attention.choose_attention
     num_blocks: int = 60
     seconds: float = 600.0
     profile: bool = False
@@ -71,7 +72,7 @@ def run_bench(options: BenchOptions, report: Report) -> None:
 
     def load_parts(plan: ExecutionPlan) -> Parts:
         parts = random_parts(options.model, plan, device)
-        kernel = parts.transformer.select_attention()
+        kernel = parts.transformer.select_attention(options.attention)
         loaded.append(parts)
         report.add("loaded", _loaded(parts, kernel, time.perf_counter() - started))
         if options.kv_precision == "int8":
