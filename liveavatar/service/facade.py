@@ -48,14 +48,14 @@ class Studio:
         config.data_dir.mkdir(parents=True, exist_ok=True)
         self._lock_file = (config.data_dir / "lock").open("w")
         self._take_lock()
+        self._hardware = monitor or HardwareMonitor()
+        self._cluster = self._open_cluster()
         self._outputs = Outputs(config)
         self._store = JobStore(config.data_dir / "jobs.sqlite3")
-        self._hardware = monitor or HardwareMonitor()
         self._recover()
         self._failed_layouts = FailedLayouts()
         self._size_forecasts = SizeForecasts(self._find_s2v)
         self._learned = RunCalibration(config.data_dir / "calibration.json")
-        self._cluster = self._open_cluster()
         self._runner = JobRunner(
             self._store,
             self._outputs,
@@ -258,7 +258,11 @@ class Studio:
             return None
         own_slots = self.config.slots or len(self.hardware().gpus) or 1
         token_file = self.config.token_file or self.config.data_dir / "cluster.token"
-        return open_cluster(self.config.rdzv_endpoint, token_file, own_slots=own_slots)
+        try:
+            return open_cluster(self.config.rdzv_endpoint, token_file, own_slots=own_slots)
+        except BaseException:
+            self._lock_file.close()
+            raise
 
     def _recover(self) -> None:
         """Give the jobs that were being made when the app died their end, and keep what was made."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -15,12 +16,15 @@ import pytest
 import zmq
 
 from liveavatar import __version__
+from liveavatar.config import AppConfig
 from liveavatar.core import wire
+from liveavatar.core.errors import InputRejected, LiveAvatarError
 from liveavatar.core.launch import MachineState
 from liveavatar.core.request import GenerationRequest
 from liveavatar.service.cluster import Cluster, Endpoint
 from liveavatar.service.cluster_key import ClusterKey
 from liveavatar.service.engine_run import free_port
+from liveavatar.service.facade import Studio
 from liveavatar.service.machine_agent import MachineAgent
 from tests.conftest import REPOSITORY, wait_until
 
@@ -63,6 +67,7 @@ import logging, sys
 from pathlib import Path
 from liveavatar.service.cluster import Endpoint
 from liveavatar.service.cluster_key import ClusterKey
+from liveavatar.service.facade import Studio
 from liveavatar.service.machine_agent import MachineAgent
 from tests.integration.test_rank_faults import MODULE
 folder, endpoint = Path(sys.argv[1]), Endpoint.parse(sys.argv[2])
@@ -293,3 +298,29 @@ def test_joining_without_the_token_is_refused(tmp_path: Path) -> None:
     )
     assert refused.returncode == 2
     assert "cannot join" in refused.stderr
+
+
+def test_missing_machines_are_named_and_the_built_in_engine_goes_on(
+    tmp_path: Path, make_request: Callable[..., GenerationRequest]
+) -> None:
+    endpoint = f"127.0.0.1:{free_port()}"
+    studio = Studio(AppConfig(data_dir=tmp_path, ckpt_dir=tmp_path, nnodes=2, rdzv_endpoint=endpoint))
+    try:
+        with pytest.raises(
+            InputRejected, match=rf"1 of 2 machines are here.*join --rdzv-endpoint {endpoint}"
+        ):
+            studio.submit(dataclasses.replace(make_request(), engine="s2v"))
+        assert studio.submit(make_request()).engine == "portrait"
+        assert (tmp_path / "cluster.token").exists()
+    finally:
+        studio.close()
+
+
+def test_address_of_another_machine_cannot_be_listened_at(tmp_path: Path) -> None:
+    with pytest.raises(LiveAvatarError, match="Choose an address of this machine"):
+        Studio(AppConfig(data_dir=tmp_path, rdzv_endpoint="192.0.2.1:29400"))
+
+
+def test_machines_without_a_meeting_point_are_a_mistake(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--rdzv-endpoint"):
+        AppConfig(data_dir=tmp_path, nnodes=2)

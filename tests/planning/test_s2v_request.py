@@ -15,9 +15,11 @@ from liveavatar.core.parallel import ParallelPlan
 from liveavatar.core.plan import ExecutionPlan, ModelFiles
 from liveavatar.planning import s2v_request
 from liveavatar.planning.choice import auto_sizes
+from liveavatar.planning.layouts import parallel_plans
 from liveavatar.planning.machine_text import parse_machine
 from liveavatar.planning.model_spec import TRANSFORMER_PARAMETERS, VideoSize
 from liveavatar.planning.parallelism import ENGINE, EVERYTHING
+from liveavatar.planning.placement import place_ranks
 from liveavatar.planning.planner import plan_request
 from liveavatar.planning.s2v_request import S2vSetup, plan_s2v, size_for_free_memory
 from tests.planning.test_choice import gpus
@@ -171,3 +173,20 @@ def test_when_every_layout_failed_the_best_is_tried_again() -> None:
     assert best.parallel is not None
     again = dataclasses.replace(one_card, avoided=frozenset({best.parallel}))
     assert plan_s2v(again, size="720*400", picture=PICTURE).parallel == best.parallel
+
+
+def test_stages_are_planned_within_machines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four small cards would share every layer; in two machines of two they cannot."""
+    monkeypatch.setattr(s2v_request, "ENGINE", EVERYTHING)
+    together = setup(*[card("4090")] * 4)
+    apart = dataclasses.replace(together, slots=(2, 2))
+    for machines in (together, apart):
+        plan = plan_s2v(machines, size="384*256", picture=PICTURE)
+        assert plan.parallel is not None
+        assert machines is together or place_ranks(plan.parallel, (2, 2)) is not None
+    avoided = frozenset(
+        plan for plan in parallel_plans(4, 4) if place_ranks(plan, (2, 2)) is not None and plan.world_size > 1
+    )
+    lone = plan_s2v(dataclasses.replace(apart, avoided=avoided), size="384*256", picture=PICTURE).parallel
+    assert lone is not None
+    assert lone.world_size == 1, "what does not fit into the machines is not planned instead"
