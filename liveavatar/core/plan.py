@@ -62,6 +62,9 @@ class ExecutionPlan:
     latents_per_decode: int = 3  # latent frames decoded in one call; 1 needs less memory and more time
     vae_tiles: int = 1  # parts of the picture that the autoencoder works on in turn
     budgets: tuple[MemoryBudget, ...] = ()  # forecast, one per rank
+    memory_factors: tuple[
+        tuple[str, float], ...
+    ] = ()  # (item, what runs on such cards measured over the forecast)
     block_s: float | None = None  # forecast, from one block of pictures to the next
 
     def same_engine(self, other: ExecutionPlan) -> bool:

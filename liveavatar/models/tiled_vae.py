@@ -45,7 +45,7 @@ class TiledVae(StreamingVae):
         """`num_tiles` is one of `TILE_GRIDS`."""
         super().__init__(network)
         self._short, self._long = TILE_GRIDS[num_tiles]
-        self._num_tiles = num_tiles
+        self.num_tiles = num_tiles
         decoder, encoder = self.network.decoder, self.network.encoder
         self._num_whole_decoder_slots = len(cache_slots(nn.ModuleList([decoder.conv_in, decoder.mid_block])))
         self._num_whole_encoder_slots = len(cache_slots(nn.ModuleList([encoder.mid_block, encoder.conv_out])))
@@ -128,8 +128,8 @@ class TiledVae(StreamingVae):
     def _split(self, cache: VaeCache | None, num_whole: int) -> tuple[VaeCache | None, list[VaeCache | None]]:
         """Return the cache of the whole and that of each tile."""
         if cache is None:
-            return None, [None] * self._num_tiles
-        length = (len(cache) - num_whole) // self._num_tiles
+            return None, [None] * self.num_tiles
+        length = (len(cache) - num_whole) // self.num_tiles
         starts = range(num_whole, len(cache), length)
         return cache[:num_whole], [cache[start : start + length] for start in starts]
 

@@ -159,6 +159,7 @@ def execution_plan(choice: Choice) -> ExecutionPlan:
         latents_per_decode=configuration.latents_per_decode,
         vae_tiles=configuration.vae_tiles,
         budgets=best.details.budgets,
+        memory_factors=tuple(sorted(best.evaluator.memory_factors.items())),
         block_s=best.block_seconds,
     )
 

@@ -47,6 +47,12 @@ class Evaluator:
         self._steps: dict[tuple[Precision, KvPrecision, int], StepSeconds] = {}
 
     @property
+    def memory_factors(self) -> dict[str, float]:
+        """Return by how much each item was more, or less, than forecast on the cards of the group; the most counts."""
+        names = {name for factors in self._factors for name in factors}
+        return {name: max(factors.get(name, 0.0) for factors in self._factors) for name in names}
+
+    @property
     def multiplies_in_8_bits(self) -> bool:
         """Whether every card of the group does."""
         return self._speed.fp8_flops is not None

@@ -14,7 +14,7 @@ from liveavatar.core.plan import ExecutionPlan
 from liveavatar.planning import layouts, memory_model
 from liveavatar.planning.choice import smaller_sizes
 from liveavatar.planning.layouts import Configuration
-from liveavatar.planning.model_spec import VideoSize
+from liveavatar.planning.model_spec import NUM_LAYERS, VideoSize
 
 Picture = tuple[int, int]  # width and height of the portrait in pixels
 Rung = Callable[
@@ -32,6 +32,12 @@ def decode_in_smaller_pieces(plan: ExecutionPlan, picture: Picture) -> Execution
     return dataclasses.replace(plan, latents_per_decode=1) if plan.latents_per_decode > 1 else None
 
 
+def decode_in_tiles(plan: ExecutionPlan, picture: Picture) -> ExecutionPlan | None:
+    """Decode two parts of the picture in turn, then four."""
+    num_tiles = min(2 * plan.vae_tiles, _most_tiles(plan.width, plan.height))
+    return dataclasses.replace(plan, vae_tiles=num_tiles) if num_tiles > plan.vae_tiles else None
+
+
 def encode_prompt_on_processor(plan: ExecutionPlan, picture: Picture) -> ExecutionPlan | None:
     """Leave the text encoder in host memory."""
     if plan.offload.text_encoder:
@@ -39,25 +45,56 @@ def encode_prompt_on_processor(plan: ExecutionPlan, picture: Picture) -> Executi
     return dataclasses.replace(plan, offload=dataclasses.replace(plan.offload, text_encoder=True))
 
 
+def keep_caches_in_8_bits(plan: ExecutionPlan, picture: Picture) -> ExecutionPlan | None:
+    """Halve what keys and values take."""
+    return dataclasses.replace(plan, kv_precision="fp8") if plan.kv_precision == "bf16" else None
+
+
+def keep_caches_in_host_memory(plan: ExecutionPlan, picture: Picture) -> ExecutionPlan | None:
+    """Bring keys and values to the card layer by layer. Those of 8-bit attention cannot be."""
+    if plan.offload.caches or plan.kv_precision == "int8":
+        return None
+    return dataclasses.replace(plan, offload=dataclasses.replace(plan.offload, caches=True))
+
+
 def make_smaller(plan: ExecutionPlan, picture: Picture) -> ExecutionPlan | None:
     """Take the next smaller picture size."""
     sizes = smaller_sizes(VideoSize(plan.width, plan.height), picture)
-    return dataclasses.replace(plan, width=sizes[0].width, height=sizes[0].height) if sizes else None
+    if not sizes:
+        return None
+    width, height = sizes[0].width, sizes[0].height
+    num_tiles = min(plan.vae_tiles, _most_tiles(width, height))
+    return dataclasses.replace(plan, width=width, height=height, vae_tiles=num_tiles)
 
 
 def keep_weights_in_8_bits(plan: ExecutionPlan, picture: Picture) -> ExecutionPlan | None:
-    """Take the lower plan: halve the weights."""
-    return dataclasses.replace(plan, precision="fp8") if plan.precision == "bf16" else None
+    """Halve the weights. Those that stream from host memory stay as they are."""
+    if plan.precision == "fp8" or plan.offload.resident_blocks is not None:
+        return None
+    return dataclasses.replace(plan, precision="fp8")
+
+
+def stream_weights(plan: ExecutionPlan, picture: Picture) -> ExecutionPlan | None:
+    """Keep a quarter of the transformer's blocks on the card; the others come from host memory at every step."""
+    if plan.offload.resident_blocks is not None:
+        return None
+    resident = dataclasses.replace(plan.offload, resident_blocks=NUM_LAYERS // 4)
+    return dataclasses.replace(plan, offload=resident)
 
 
 # From the cheapest to the dearest in what a viewer sees.
 RUNGS: tuple[Rung, ...] = (
     free_caches,
     decode_in_smaller_pieces,
+    decode_in_tiles,
     encode_prompt_on_processor,
+    keep_caches_in_8_bits,
+    keep_caches_in_host_memory,
     make_smaller,
     keep_weights_in_8_bits,
+    stream_weights,
 )
+USING_HOST_MEMORY = (keep_caches_in_host_memory, stream_weights)
 
 
 class Ladder:
@@ -119,7 +156,8 @@ def budget_of(plan: ExecutionPlan, rank: int = 0) -> MemoryBudget:
     groups = layouts.rank_groups(configuration, VideoSize(plan.width, plan.height))
     role = layouts.roles_by_rank(groups)[rank]
     planned = plan.budgets[rank]
-    return dataclasses.replace(planned, items=memory_model.forecast(role))
+    items = memory_model.corrected(memory_model.forecast(role), dict(plan.memory_factors))
+    return dataclasses.replace(planned, items=items)
 
 
 def describe(plan: ExecutionPlan) -> str:
@@ -127,10 +165,22 @@ def describe(plan: ExecutionPlan) -> str:
     parts = [f"{plan.width}x{plan.height}", f"{plan.num_steps} step" + "s" * (plan.num_steps != 1)]
     if plan.precision == "fp8":
         parts.append("8-bit weights")
+    if plan.offload.resident_blocks is not None:
+        parts.append("weights streamed from host memory")
     if plan.kv_precision != "bf16":
         parts.append("8-bit caches")
+    if plan.offload.caches:
+        parts.append("caches in host memory")
     if plan.latents_per_decode == 1:
         parts.append("decoded in small pieces")
+    if plan.vae_tiles > 1:
+        parts.append(f"decoded in {plan.vae_tiles} tiles")
     if plan.offload.text_encoder:
         parts.append("prompt encoded on the processor")
     return ", ".join(parts)
+
+
+def _most_tiles(width: int, height: int) -> int:
+    """Return in how many tiles a picture can be decoded: a side is cut in two where it is long enough."""
+    num_cut = sum(side >= memory_model.SHORTEST_TILED_SIDE for side in (width, height))
+    return (1, 2, 4)[num_cut]

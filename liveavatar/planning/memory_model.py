@@ -43,6 +43,7 @@ _BF16 = 2
 _KV_BYTES: dict[KvPrecision, float] = {"bf16": 2, "fp8": 1 + 2 / 128, "int8": 1}
 _INT8_TILE_TOKENS = 128  # caches of 8-bit attention are whole tiles
 _TILE_OVERLAP = 64  # pixels that neighbouring tiles of the autoencoder share
+SHORTEST_TILED_SIDE = 3 * _TILE_OVERLAP
 _SCALE_BYTES = 4  # per output channel of an 8-bit weight
 
 _Share = tuple[str, float, Basis]  # name, bytes and basis of an item

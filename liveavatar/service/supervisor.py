@@ -6,6 +6,7 @@ that checks the deadline of the phase the engine is in.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -184,7 +185,7 @@ class EngineSupervisor:
                 if getattr(event, "job_id", None) != request.job_id:
                     continue  # left over from a job that was given up
                 if self._run and isinstance(event, PlanChanged) and event.change.cause != "loaded":
-                    self._run.plan = event.plan  # the next video may need an engine that is loaded as planned
+                    self._run.plan = _as_loaded(event.plan, self._run.plan)
                 deadline.take(event)
                 yield event
                 if isinstance(event, TERMINAL_EVENTS):
@@ -297,3 +298,8 @@ class EngineSupervisor:
     def _enter(self, phase: Phase) -> None:
         self.phase = phase
         self._phase_since = time.monotonic()
+
+
+def _as_loaded(plan: ExecutionPlan, before: ExecutionPlan) -> ExecutionPlan:
+    """Return what the engine is loaded as after a change of plan: weights change for good, the decoder for a video."""
+    return dataclasses.replace(plan, vae_tiles=before.vae_tiles)

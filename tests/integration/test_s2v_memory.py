@@ -183,10 +183,13 @@ def test_down_the_ladder_and_up_again_with_the_next_job(
     notices = [event.text for event in events if isinstance(event, Notice)]
     assert len(notices) == 1, "the first rung is taken once"
     assert "given back, and it is tried again" in notices[0]
-    pieces, smaller = changes_of(events)
-    assert (pieces.first_frame, pieces.cause) == (smaller.first_frame, smaller.cause) == (24, "memory_full")
+    pieces, caches, smaller = changes_of(events)
+    assert {(change.first_frame, change.cause) for change in (pieces, caches, smaller)} == {
+        (24, "memory_full")
+    }
     assert "decoded in small pieces" in pieces.after
-    assert smaller.before == pieces.after
+    assert "8-bit caches" in caches.after
+    assert smaller.before == caches.after
     assert smaller.after.startswith("64x64")
     assert "Tried to hold" in smaller.reason
     assert "would have to be closed" in smaller.remedy

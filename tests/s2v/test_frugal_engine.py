@@ -102,3 +102,25 @@ def test_a_released_text_encoder_leaves_nothing_behind(plain: ExecutionPlan) -> 
         assert not any(reference() is not None for reference in weights)
     finally:
         gc.enable()
+
+
+def test_weights_shrink_for_good_while_the_engine_runs(plain: ExecutionPlan) -> None:
+    parts = load_parts(plain)
+    assert parts.as_loaded(plain) == plain
+    smaller = dataclasses.replace(plain, precision="fp8", offload=Offload(resident_blocks=1))
+    parts.shrink_weights(smaller)
+    assert parts.as_loaded(plain) == smaller
+    parts.shrink_weights(plain)
+    assert parts.as_loaded(plain) == smaller, "there is no way back"
+
+
+def test_the_decoder_takes_up_tiles_and_lays_them_down(plain: ExecutionPlan) -> None:
+    parts = load_parts(plain)
+    assert parts.vae_in_tiles(1) is parts.vae
+    for num_tiles in (2, 4):
+        tiled = parts.vae_in_tiles(num_tiles)
+        assert isinstance(tiled, TiledVae)
+        assert tiled.num_tiles == num_tiles
+        assert tiled.network is parts.vae.network, "weights are shared"
+    whole = dataclasses.replace(parts, vae=parts.vae_in_tiles(4)).vae_in_tiles(1)
+    assert (whole.num_tiles, whole.network) == (1, parts.vae.network)

@@ -90,8 +90,11 @@ class AdaptiveVideo:
         self._ladder = Ladder(plan, conditions.picture_size)
         if pin_size:
             self._ladder.skip(ladder.make_smaller)
-        if not can_multiply_in_8_bits() or plan.offload.resident_blocks is not None:
+        if not can_multiply_in_8_bits():
             self._ladder.skip(ladder.keep_weights_in_8_bits)
+        if parts.transformer.device.type == "cpu":  # it computes in host memory already
+            for rung in ladder.USING_HOST_MEMORY:
+                self._ladder.skip(rung)
         self._text: Tensor | None = None
         self._wished_size: str | None = None
         self._wished_steps: int | None = None
@@ -113,20 +116,24 @@ class AdaptiveVideo:
         Raises EngineFailed when memory runs out and there is no rung left.
         """
         while self._num_blocks < self._conditions.num_blocks:
-            shortage = ""
+            shortage, is_of_host = "", False
             try:
                 yield from self._stretch()
             except torch.OutOfMemoryError as error:
                 shortage = str(error).split(". ")[0]
+            except EngineFailed as failure:
+                if failure.diagnosis.code != "host_memory_full" or not self.plan.offload.caches:
+                    raise
+                shortage, is_of_host = failure.diagnosis.cause.rstrip("."), True
             # Not within `except`: the error's traceback would hold the memory.
             if shortage:
                 log.warning("out of memory with %s: %s", describe(self.plan), shortage)
-                yield self._climb_down(shortage)
+                yield self._without_host_memory(shortage) if is_of_host else self._climb_down(shortage)
 
     def _stretch(self) -> Iterator[Made]:
         """Make blocks until the video is whole or the plan changes."""
         yield from self._check_memory()
-        self._parts.use_precision(self.plan.precision)
+        self._parts.shrink_weights(self.plan)
         stream = self._stream(self._encoded_prompt())
         for index in range(self._conditions.num_blocks - self._num_blocks):
             if index and index % CLIP_BLOCKS == 0:
@@ -161,7 +168,7 @@ class AdaptiveVideo:
         self._meter.note_resident(self._parts.kept_tensors)
         return PictureStream(
             self._parts.transformer,
-            self._parts.vae,
+            self._parts.vae_in_tiles(plan.vae_tiles),
             plan,
             reference=reference,
             text=text,
@@ -206,6 +213,17 @@ class AdaptiveVideo:
         if self.plan == before:
             return Remark(text=f"{reason} What was kept for later was given back, and it is tried again.")
         return self._change("memory_full", before, reason, _REMEDY)
+
+    def _without_host_memory(self, shortage: str) -> PlanChange:
+        """Bring the caches back to the card: the machine has no room for them either."""
+        give_back()
+        before = self.plan
+        for rung in ladder.USING_HOST_MEMORY:
+            self._ladder.skip(rung)
+        self._ladder.move_to(
+            dataclasses.replace(before, offload=dataclasses.replace(before.offload, caches=False))
+        )
+        return self._change("memory_full", before, f"{shortage}.", _REMEDY)
 
     def _check_memory(self) -> Iterator[Made]:
         """Take a more frugal plan where the present one is not going to fit."""

@@ -127,7 +127,7 @@ class S2vEngine:
         self._meter.begin_video()
         with _File(request) as file:
             yield Progress(job_id=job_id, stage="preparing", frames_done=0, num_frames=file.num_frames)
-            loaded = dataclasses.replace(plan, precision=self._parts.precision)
+            loaded = self._parts.as_loaded(plan)
             if loaded != plan:
                 yield PlanChanged(job_id=job_id, change=_loaded_otherwise(plan, loaded), plan=loaded)
             if self.why_not_compiled:

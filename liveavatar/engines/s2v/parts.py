@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,7 +28,7 @@ from liveavatar.models.s2v.int8_attention import probe
 from liveavatar.models.tiled_vae import tiled
 from liveavatar.models.vae import StreamingVae, load_vae
 from liveavatar.parallel.cache_offload import HostCaches
-from liveavatar.parallel.offload import offload_blocks, streamed_blocks
+from liveavatar.parallel.offload import StreamedBlock, offload_blocks, streamed_blocks
 
 log = logging.getLogger(__name__)
 
@@ -77,10 +78,34 @@ class Parts:
         """What allocates caches in host memory, and keeps it from one video to the next."""
         return HostCaches(self.transformer)
 
-    def use_precision(self, precision: Precision) -> None:
-        """Bring the weights to 8 bits where that is asked for; there is no way back to more."""
-        if precision == "fp8" and self.precision != "fp8":
+    @property
+    def resident_blocks(self) -> int | None:
+        """Return how many transformer blocks stay where it computes while others stream; None: all stay."""
+        blocks = list(self.transformer.blocks)
+        num_streamed = sum(isinstance(block, StreamedBlock) for block in blocks)
+        return len(blocks) - num_streamed if num_streamed else None
+
+    def as_loaded(self, plan: ExecutionPlan) -> ExecutionPlan:
+        """Return the plan with the weights as they are."""
+        offload = dataclasses.replace(plan.offload, resident_blocks=self.resident_blocks)
+        return dataclasses.replace(plan, precision=self.precision, offload=offload)
+
+    def shrink_weights(self, plan: ExecutionPlan) -> None:
+        """Bring the weights to 8 bits or to host memory where the plan says so; there is no way back."""
+        if plan.precision == "fp8" and self.precision != "fp8":
             quantize_linears(self.transformer)
+        if plan.offload.resident_blocks is not None and self.resident_blocks is None:
+            offload_blocks(self.transformer, plan.offload.resident_blocks)
+
+    def vae_in_tiles(self, num_tiles: int) -> StreamingVae:
+        """Return the autoencoder, sharing its weights, to be used in so many tiles."""
+        if num_tiles == self.vae.num_tiles:
+            return self.vae
+        return (
+            StreamingVae(self.vae.network).to(self.vae.mean_C)
+            if num_tiles == 1
+            else tiled(self.vae, num_tiles)
+        )
 
     @cached_property
     def why_no_8_bit_attention(self) -> str | None:
