@@ -14,9 +14,10 @@ from transformers import Wav2Vec2Config, Wav2Vec2Model
 
 from liveavatar.conditioning.audio import AudioEncoder
 from liveavatar.core.plan import ExecutionPlan
+from liveavatar.engines.s2v.bench.random_transformer import random_transformer
 from liveavatar.engines.s2v.parts import Parts
-from liveavatar.loading.quantize import quantize_linears
-from liveavatar.models.s2v import S2V_14B, S2VTransformer
+from liveavatar.models.s2v import S2V_14B
+from liveavatar.models.tiled_vae import tiled
 from liveavatar.models.vae import StreamingVae
 
 _PROMPT_TOKENS = 128
@@ -67,28 +68,17 @@ class RandomPrompts:
 
 
 def random_parts(model: str, plan: ExecutionPlan, device: torch.device) -> Parts:
-    """Return the parts of the plan's precision, `model` "full" (as published) or "tiny"."""
+    """Return the parts as the plan wants them loaded, `model` "full" (as published) or "tiny"."""
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     torch.manual_seed(0)
-    transformer = random_transformer(_TRANSFORMER[model], device, dtype)
-    if plan.precision == "fp8":
-        quantize_linears(transformer)
+    transformer = random_transformer(_TRANSFORMER[model], plan, device, dtype)
+    vae = random_vae(_VAE_WIDTH[model], device, dtype)
     return Parts(
         transformer=transformer,
-        vae=random_vae(_VAE_WIDTH[model], device, dtype),
+        vae=vae if plan.vae_tiles == 1 else tiled(vae, plan.vae_tiles),
         audio_encoder=random_audio_encoder(_SPEECH[model], device, dtype),
         prompts=RandomPrompts(transformer.config["text_dim"]),
     )
-
-
-def random_transformer(config: dict[str, Any], device: torch.device, dtype: torch.dtype) -> S2VTransformer:
-    """Return a transformer whose weights were drawn on the device where they stay."""
-    default = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    with device:
-        model: S2VTransformer = S2VTransformer(**config).eval()
-    torch.set_default_dtype(default)
-    return model
 
 
 def random_vae(width: int, device: torch.device, dtype: torch.dtype) -> StreamingVae:

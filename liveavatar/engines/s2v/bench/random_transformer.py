@@ -1,0 +1,51 @@
+"""A transformer with random weights, made where they live: never whole on a card that has no room for it."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+
+from liveavatar.core.plan import ExecutionPlan
+from liveavatar.loading.quantize import quantize_linears
+from liveavatar.models.s2v import S2VTransformer
+from liveavatar.models.s2v.block import S2VBlock
+from liveavatar.parallel.offload import offload_blocks, streamed_blocks
+
+
+def random_transformer(
+    config: dict[str, Any], plan: ExecutionPlan, device: torch.device, dtype: torch.dtype
+) -> S2VTransformer:
+    """Return a transformer in the plan's precision, with the blocks in host memory that it wants there.
+
+    All blocks have the weights of one that was drawn: it takes seconds, and costs the same time to compute with.
+    """
+    num_blocks, num_resident = config["num_layers"], plan.offload.resident_blocks
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    with device:
+        model: S2VTransformer = S2VTransformer(**config | {"num_layers": 0}).eval()
+        drawn = S2VBlock(config["dim"], config["ffn_dim"], config["num_heads"], config["eps"]).eval()
+    torch.set_default_dtype(default)
+    model.register_to_config(num_layers=num_blocks)
+    drawn.requires_grad_(False)
+    if plan.precision == "fp8":
+        quantize_linears(model)
+        quantize_linears(drawn)
+    streamed = [] if num_resident is None else streamed_blocks(num_blocks, num_resident)
+    on_host = copy.deepcopy(drawn).to("cpu") if streamed else None
+    for index in range(num_blocks):
+        is_streamed = on_host is not None and index in streamed
+        model.blocks.append(_sharing_weights(on_host) if is_streamed else copy.deepcopy(drawn))
+    if num_resident is not None:
+        offload_blocks(model, num_resident)
+    return model
+
+
+def _sharing_weights(block: nn.Module | None) -> nn.Module:
+    """Return a copy of the block that has the very same tensors."""
+    assert block is not None, "drawn for this"
+    tensors = [*block.parameters(), *block.buffers()]
+    return copy.deepcopy(block, {id(tensor): tensor for tensor in tensors})
