@@ -11,7 +11,7 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from liveavatar.models.s2v.attention import native_attention
-from liveavatar.models.s2v.fp8_cache import narrow, widen
+from liveavatar.models.s2v.fp8_cache import from_e4m3, narrow, to_e4m3, widen
 from liveavatar.models.s2v.kv_cache import LayerCache
 from tests.parity.golden import relative_error, relative_rms
 from tests.s2v.tiny import SMALL_GRID, TinyStream, tiny_model
@@ -61,6 +61,23 @@ def test_attention_to_8_bit_keys_and_values_stays_near(kind: str, limit: float) 
     stored = native_attention(q[None], widen(*narrow(k))[None], widen(*narrow(v))[None])
     rounded = native_attention(*(x[None].bfloat16() for x in (q, k, v)))
     assert relative_rms(rounded, expected) < relative_rms(stored, expected) < limit
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_every_8_bit_value_is_read_as_pytorch_reads_it(dtype: torch.dtype) -> None:
+    codes = torch.arange(256, dtype=torch.uint8)
+    codes = codes[(codes & 0x7F) != 0x7F]  # not a number, in either sign
+    assert torch.equal(from_e4m3(codes, dtype), codes.view(torch.float8_e4m3fn).to(dtype))
+
+
+def test_values_are_rounded_as_pytorch_rounds_them() -> None:
+    steps = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).float()
+    steps = steps[steps.isfinite()].sort().values
+    ties = (steps[1:] + steps[:-1]) / 2
+    random = torch.randn(10_000, generator=torch.Generator().manual_seed(0)) * torch.logspace(-4, 2, 10_000)
+    for x in (steps, ties, random):
+        expected = x.to(torch.float8_e4m3fn).view(torch.uint8)
+        assert torch.equal(from_e4m3(to_e4m3(x), torch.float32), from_e4m3(expected, torch.float32))
 
 
 def test_rows_and_heads_have_scales_of_their_own() -> None:

@@ -60,12 +60,31 @@ def narrow(x_NHK: Tensor) -> tuple[Tensor, Tensor]:
     largest = x_NHK.abs().amax(dim=-1, keepdim=True).float()
     scale = (largest / E4M3_MAX).clamp(min=_SMALLEST_SCALE).to(x_NHK.dtype)
     values = (x_NHK.float() / scale.float()).clamp(-E4M3_MAX, E4M3_MAX)  # the rounded scale may be too small
-    return values.to(torch.float8_e4m3fn).view(torch.uint8), scale
+    return to_e4m3(values), scale
 
 
 def widen(values_THK: Tensor, scale_TH1: Tensor) -> Tensor:
     """Return values in the dtype of the scale."""
-    return values_THK.view(torch.float8_e4m3fn).to(scale_TH1.dtype).mul_(scale_TH1)
+    return from_e4m3(values_THK, scale_TH1.dtype).mul_(scale_TH1)
+
+
+# Conversions by integer arithmetic: compilers convert e4m3 themselves only for cards since Ada, and eager PyTorch
+# slowly. e4m3 is the top of a float with fewer bits of exponent; a factor of 2^120 moves one bias to the other.
+
+
+def to_e4m3(x: Tensor) -> Tensor:
+    """Return the nearest e4m3 values of float32 ones within -448..448, as bytes; ties go to the even one."""
+    bits = (x.abs() * 2.0**-120).view(torch.int32)
+    rounded = (bits + 0x7FFFF + ((bits >> 20) & 1)) >> 20
+    return (rounded | ((x < 0).to(torch.int32) << 7)).to(torch.uint8)
+
+
+def from_e4m3(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the values of e4m3 bytes, exactly, as bfloat16 or float32: types with 8 bits of exponent."""
+    integer, shift = (torch.int16, 4) if dtype == torch.bfloat16 else (torch.int32, 20)
+    bits = values.to(integer)
+    bits = ((bits & 0x7F) << shift) | ((bits & 0x80) << (shift + 4))
+    return bits.view(dtype).mul(2.0**120)
 
 
 def _write(values_THK: Tensor, scale_TH1: Tensor, rows_N: Tensor, x_NHK: Tensor) -> None:
