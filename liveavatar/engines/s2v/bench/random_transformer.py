@@ -35,17 +35,17 @@ def random_transformer(
         quantize_linears(model)
         quantize_linears(drawn)
     streamed = [] if num_resident is None else streamed_blocks(num_blocks, num_resident)
-    on_host = copy.deepcopy(drawn).to("cpu") if streamed else None
-    for index in range(num_blocks):
-        is_streamed = on_host is not None and index in streamed
-        model.blocks.append(_sharing_weights(on_host) if is_streamed else copy.deepcopy(drawn))
+    on_host = copy.deepcopy(drawn).to("cpu")
+    model.blocks = nn.ModuleList(
+        _sharing_weights(on_host) if index in streamed else copy.deepcopy(drawn)
+        for index in range(num_blocks)
+    )
     if num_resident is not None:
         offload_blocks(model, num_resident)
     return model
 
 
-def _sharing_weights(block: nn.Module | None) -> nn.Module:
-    """Return a copy of the block that has the very same tensors."""
-    assert block is not None, "drawn for this"
+def _sharing_weights(block: S2VBlock) -> S2VBlock:
+    """Return a copy of the block that has the very same tensors; `offload_blocks` gives it its own."""
     tensors = [*block.parameters(), *block.buffers()]
     return copy.deepcopy(block, {id(tensor): tensor for tensor in tensors})
