@@ -81,6 +81,12 @@ def offload_blocks(model: S2VTransformer, num_resident: int) -> None:
         setattr(model.blocks, name, StreamedBlock(block, buffer, order))
 
 
+def arriving_tensors(model: nn.Module) -> list[Tensor]:
+    """Return what streamed blocks compute with: views of two pieces of the card's memory."""
+    streamed = [module for module in model.modules() if isinstance(module, StreamedBlock)]
+    return [tensor for block in streamed for _, tensor in _tensors(block)]
+
+
 class _BlockLayout:
     """Where each tensor of a block lies in one piece of memory; the same for all blocks of a model."""
 

@@ -187,7 +187,7 @@ def plan_sentences(candidate: Candidate) -> tuple[str, ...]:
     if configuration.vae_tiles > 1:
         sentences.append(
             f"Pictures are decoded in {configuration.vae_tiles} tiles, which needs less memory;"
-            " where tiles meet, colours may differ by a level or two."
+            " where tiles meet, colours may differ by a few of 255 levels."
         )
     if configuration.offload.is_used:
         sentences.append(f"{gib_text(candidate.details.host_bytes)} wait in host memory.")

@@ -28,7 +28,7 @@ from liveavatar.models.s2v.int8_attention import probe
 from liveavatar.models.tiled_vae import tiled
 from liveavatar.models.vae import StreamingVae, load_vae
 from liveavatar.parallel.cache_offload import HostCaches
-from liveavatar.parallel.offload import StreamedBlock, offload_blocks, streamed_blocks
+from liveavatar.parallel.offload import StreamedBlock, arriving_tensors, offload_blocks, streamed_blocks
 
 log = logging.getLogger(__name__)
 
@@ -66,9 +66,13 @@ class Parts:
     @property
     def kept_tensors(self) -> dict[str, list[Tensor]]:
         """Return what stays in memory for every video, by the names of the forecast."""
+        arriving = arriving_tensors(self.transformer)
+        passing = {id(tensor) for tensor in arriving}
+        # The scales of 8-bit weights are buffers.
+        transformer = [*self.transformer.parameters(), *self.transformer.buffers()]
         return {
-            # The scales of 8-bit weights are buffers.
-            "weights": [*self.transformer.parameters(), *self.transformer.buffers()],
+            "weights": [tensor for tensor in transformer if id(tensor) not in passing],
+            "arriving blocks": arriving,
             "decoder weights": [*self.vae.parameters(), *self.vae.buffers()],
             "speech encoder": self.audio_encoder.weights,
         }
