@@ -15,6 +15,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from liveavatar.engines.portrait.one_thread import one_thread
+
 CROP_PIXELS = 128
 NUM_POINTS = 68
 WEIGHTS_PATH = Path(__file__).parent / "weights" / "landmarks.safetensors"
@@ -157,12 +159,14 @@ def _net_input(crops: NDArray[np.uint8]) -> Tensor:
 
 
 @torch.inference_mode()
+@one_thread()
 def face_probability(net: LandmarkNet, crops: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Return the probability (N,), 0..1, that each of `crops` (N, 128, 128, 3, BGR) shows a face."""
     return net.face_logits(_net_input(crops)).sigmoid().double().numpy()
 
 
 @torch.inference_mode()
+@one_thread()
 def place_points(
     net: LandmarkNet, crops: NDArray[np.uint8]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:

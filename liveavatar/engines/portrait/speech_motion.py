@@ -9,7 +9,6 @@ hour of speech delivers its first frames as fast as a minute does.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import torch
 
 from liveavatar.engines.portrait.mel import MEL_MARGIN, log_mel
 from liveavatar.engines.portrait.motion import FPS, MOUTH_CHANNELS, Floats, SpeechMotion
+from liveavatar.engines.portrait.one_thread import one_thread
 from liveavatar.engines.portrait.phones import BILABIAL_CLASS, LABIODENTAL_CLASS, SILENCE_CLASS
 from liveavatar.engines.portrait.speech_net import (
     LEFT_CONTEXT_FRAMES,
@@ -123,7 +123,7 @@ class SpeechAnalyser:
 
     def _tract_factor(self, mel: torch.Tensor) -> float:
         """Return the warp of the mel bands under which the net recognises the sounds most surely."""
-        with torch.inference_mode(), _one_thread():
+        with torch.inference_mode(), one_thread():
             certainty = [
                 float(self._net(warp_bands(mel, factor))[1].softmax(dim=1).amax(dim=1).mean())
                 for factor in _TRACT_FACTORS
@@ -143,7 +143,7 @@ class SpeechAnalyser:
         """Return the net's outputs for video frames start..end, computed with full context."""
         first, last = start - LEFT_CONTEXT_FRAMES, end + RIGHT_CONTEXT_FRAMES
         mel = normalise_mel(self._log_mel(samples, voice.level, voice.gain, first, last), voice.mel_mean)
-        with torch.inference_mode(), _one_thread():
+        with torch.inference_mode(), one_thread():
             mouth, logits = self._net(warp_bands(mel, voice.tract_factor))
             probabilities = logits.softmax(dim=1)
         inner = slice(LEFT_CONTEXT_FRAMES, LEFT_CONTEXT_FRAMES + end - start)
@@ -164,17 +164,6 @@ class SpeechAnalyser:
         activity = np.pad(voice.level.activity[inside], (max(0, -first), max(0, last - num_frames)))
         mouth = shape_mouth(output, activity, voice.opening_gain)
         return np.ascontiguousarray(mouth[_SMOOTHING_FRAMES:-_SMOOTHING_FRAMES])
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Run the net on one thread: it is so small that waiting for a second, busy core costs ten times more."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def choose_excerpts(activity: Floats) -> list[tuple[int, int]]:
