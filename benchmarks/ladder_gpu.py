@@ -36,6 +36,7 @@ from liveavatar.core.plan import ExecutionPlan, ModelFiles, PlanChange
 from liveavatar.engines.s2v.adaptive import AdaptiveVideo, Remark
 from liveavatar.engines.s2v.bench.random_parts import random_parts
 from liveavatar.engines.s2v.memory import give_back, measure_available
+from liveavatar.engines.s2v.meter import Meter
 from liveavatar.models.s2v.config import CLIP_BLOCKS
 from liveavatar.pipeline.decode import PICTURES_PER_BLOCK
 from liveavatar.planning import choice
@@ -155,6 +156,7 @@ class Bench:
             pin_size=pin_size,
             available_bytes=measure_available if self.on_card else lambda: 1 << 50,
             take_wish=lambda: None,
+            meter=Meter(self.parts.transformer.device),
         )
         sizes: list[str] = []
         result: dict[str, Any] = {"scenario": name, "changes": [], "remarks": []}

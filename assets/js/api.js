@@ -45,12 +45,17 @@ export async function fetchMedia(jobId, offset, signal) {
 export const stopJob = (id) => ask(jobRoute(id, "/stop"), { method: "POST" });
 export const deleteJob = (id) => ask(jobRoute(id), { method: "DELETE" });
 
-/** Make a job once more from its own files. Answers the new job, or {diagnosis} when it was refused. */
-export async function makeAgain(id, wishes) {
+async function post(url, wishes) {
   const options = {
     method: "POST",
     headers: { "content-type": "application/json" },
     body: JSON.stringify(wishes),
   };
-  return (await ask(jobRoute(id, "/again"), options)).json();
+  return (await ask(url, options)).json();
 }
+
+/** Make a job once more from its own files. Answers the new job, or {diagnosis} when it was refused. */
+export const makeAgain = (id, wishes) => post(jobRoute(id, "/again"), wishes);
+
+/** Have the rest of a running job made with other `steps` or `size`. Answers the job, or {diagnosis}. */
+export const adjustJob = (id, wishes) => post(jobRoute(id, "/adjust"), wishes);

@@ -3,6 +3,7 @@
 import { downloadUrl, makeAgain, posterUrl, stopJob, videoUrl } from "./api.js";
 import { ClickGuide } from "./clicks.js";
 import { clock, h, icon, setText, sizeText } from "./dom.js";
+import { Knobs } from "./knobs.js";
 import { Player } from "./player.js";
 import { problemText, words } from "./strings.js";
 
@@ -57,6 +58,7 @@ export class Stage {
       this.fill,
       this.playhead,
     );
+    this.knobs = new Knobs();
     this.notes = h("div", { class: "notes" });
     this.strip = h(
       "div",
@@ -68,6 +70,7 @@ export class Stage {
         h("div", { class: "buttons" }, this.stopButton, this.againButton, this.downloadLink),
       ),
       this.bar,
+      this.knobs.element,
       this.notes,
     );
     this.announcer = h("div", { class: "la-hidden", role: "status", "aria-live": "polite" });
@@ -191,6 +194,7 @@ export class Stage {
     this.againButton.hidden = this.downloadLink.hidden = job.active || !job.has_video;
     this.downloadLink.href = downloadUrl(job.id);
     this.video.controls = this.player.phase === "file" || (!job.active && this.video.ended);
+    this.knobs.update(job);
     this.drawNotes(job);
   }
 

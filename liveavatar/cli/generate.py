@@ -21,6 +21,7 @@ from tqdm import tqdm
 from liveavatar.config import AppConfig
 from liveavatar.core.errors import Diagnosis, InputRejected
 from liveavatar.core.job import Job, JobState
+from liveavatar.core.plan import PlanChange
 from liveavatar.core.request import AUTO, ENGINES, FaceClicks, GenerationRequest
 from liveavatar.core.sizes import SIZES
 from liveavatar.service.facade import Studio
@@ -150,12 +151,14 @@ def _generate(config: AppConfig, request: GenerationRequest, target: Path, repor
 
 def _follow(studio: Studio, job: Job, reporter: _Reporter) -> Job:
     """Report the job until it ends; return it."""
-    num_notes = 0
+    num_notes = num_changes = 0
     while True:
         job = studio.job(job.id)
         for note in job.notes[num_notes:]:
             reporter.notice(note)
-        num_notes = len(job.notes)
+        for change in job.changes[num_changes:]:
+            reporter.changed(change)
+        num_notes, num_changes = len(job.notes), len(job.changes)
         reporter.progress(job)
         if job.state.is_terminal:
             return job
@@ -192,6 +195,9 @@ class _TerminalReporter:
     def notice(self, text: str) -> None:
         tqdm.write(text, file=sys.stderr)
 
+    def changed(self, change: PlanChange) -> None:
+        """Say nothing: the notice of the same change is made for people."""
+
     def progress(self, job: Job) -> None:
         if self._bar is not None:
             if job.state is JobState.RUNNING:
@@ -223,6 +229,9 @@ class _JsonReporter:
 
     def notice(self, text: str) -> None:
         self._emit("notice", text=text)
+
+    def changed(self, change: PlanChange) -> None:
+        self._emit("changed", **dataclasses.asdict(change))
 
     def progress(self, job: Job) -> None:
         if (job.state, job.frames_done) != self._last:

@@ -47,6 +47,23 @@ def test_a_whole_video_exits_with_zero(
         assert container.streams.video[0].frames == 100
 
 
+def test_the_receipt_names_what_was_made_otherwise(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([*arguments, "--json", "--prompt", "shrink"]) == 0
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    receipt = events[-1]["changes"]
+    assert [{"event": "changed", **change} for change in receipt] == [
+        event for event in events if event["event"] == "changed"
+    ]
+    assert [(change["first_frame"], change["before"], change["after"]) for change in receipt] == [
+        (10, "384*256", "128*128")
+    ]
+    assert events[-1]["size"] == "384*256", "the file keeps its size"
+    notices = [event["text"] for event in events if event["event"] == "notice"]
+    assert "From 0.4 s on: 128*128, instead of 384*256. It was told to." in notices
+
+
 def test_a_broken_off_video_is_kept_beside(
     arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -24,7 +24,7 @@ from liveavatar.core.events import Adjust
 from liveavatar.core.memory import gib_text
 from liveavatar.core.plan import ChangeCause, ExecutionPlan, PlanChange
 from liveavatar.engines.s2v.fitting import fit_into
-from liveavatar.engines.s2v.memory import give_back
+from liveavatar.engines.s2v.memory import give_back, with_margin
 from liveavatar.engines.s2v.meter import Meter
 from liveavatar.engines.s2v.parts import Parts, can_multiply_in_8_bits
 from liveavatar.engines.s2v.video import Past, PictureStream
@@ -234,7 +234,7 @@ class AdaptiveVideo:
                 return
             reason = f"It needs {gib_text(needed)}; {gib_text(available)} are to be had."
             if not self._pin_size:
-                self._ladder.fit(available)
+                self._ladder.fit(with_margin(available))
         else:
             size = VideoSize(before.width, before.height)
             fitting = size_for_free_memory(available, size, self._conditions.picture_size)
@@ -270,7 +270,10 @@ class AdaptiveVideo:
             plan, self._wished_size = dataclasses.replace(plan, width=size.width, height=size.height), None
         if plan == self.plan:
             return
-        needed, available = ladder.needed_bytes(plan) if plan.budgets else 0, self._available_bytes()
+        needed, available = (
+            ladder.needed_bytes(plan) if plan.budgets else 0,
+            with_margin(self._available_bytes()),
+        )
         if needed > available:
             yield from self._remark(
                 f"The video stays as it is: {describe(plan)} needs {gib_text(needed)},"

@@ -35,7 +35,7 @@ from liveavatar.core.request import AUDIO_RATE, ValidatedRequest
 from liveavatar.engines.s2v.adaptive import AdaptiveVideo, Remark, backdrop_of
 from liveavatar.engines.s2v.compiling import compile_parts, compiled_or_not
 from liveavatar.engines.s2v.fitting import fit_into
-from liveavatar.engines.s2v.memory import give_back, measure_available
+from liveavatar.engines.s2v.memory import give_back, measure_available, with_margin
 from liveavatar.engines.s2v.meter import Meter
 from liveavatar.engines.s2v.parts import Parts, can_multiply_in_8_bits, load_parts
 from liveavatar.engines.s2v.video import speech_blocks
@@ -189,7 +189,7 @@ class S2vEngine:
         if can_multiply_in_8_bits():
             plan = dataclasses.replace(plan, precision="fp8")
         ladder = Ladder(plan, (plan.width, plan.height))
-        ladder.fit(self._available_bytes())
+        ladder.fit(with_margin(self._available_bytes()))
         return ladder.plan
 
     def _wish_for(self, job_id: str) -> Adjust | None:
