@@ -34,6 +34,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--kv", default="bf16", choices=("bf16", "fp8", "int8"), help="of cached keys and values"
     )
     parser.add_argument("--latents-per-decode", type=int, default=3, choices=(1, 3))
+    parser.add_argument("--vae-tiles", type=int, default=1, choices=(1, 2, 4))
+    parser.add_argument(
+        "--resident-blocks",
+        type=int,
+        metavar="N",
+        help="stream all but N transformer blocks from host memory",
+    )
+    parser.add_argument(
+        "--kv-offload", action="store_true", help="keep cached keys and values in host memory"
+    )
     parser.add_argument("--attention", default="auto", help="auto, cudnn, hopper, flash or native")
     parser.add_argument("--blocks", type=int, default=60, help="steady blocks to time")
     parser.add_argument("--seconds", type=float, default=600, help="begin no block later than this")
@@ -48,6 +58,11 @@ def run(options: argparse.Namespace) -> int:
         size = _size(options.size)
     except ValueError as error:
         sys.stderr.write(f"--size {options.size} makes no sense: {error}.\n")
+        return REJECTED
+    if options.kv_offload and options.kv == "int8":
+        sys.stderr.write(
+            "--kv-offload cannot be had with --kv int8: rows of its caches do not lie together.\n"
+        )
         return REJECTED
     import torch  # the command line stays quick for the other commands
 
@@ -81,6 +96,9 @@ def _bench_options(options: argparse.Namespace, size: VideoSize) -> BenchOptions
         precision=options.precision,
         kv_precision=options.kv,
         latents_per_decode=options.latents_per_decode,
+        vae_tiles=options.vae_tiles,
+        resident_blocks=options.resident_blocks,
+        caches_on_host=options.kv_offload,
         attention=options.attention,
         num_blocks=options.blocks,
         seconds=options.seconds,

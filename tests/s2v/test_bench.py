@@ -44,3 +44,18 @@ def test_tiny_networks_are_measured_from_start_to_file(
 def test_a_size_that_makes_no_sense_is_refused(size: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--size", size]) == 2
     assert f"--size {size} makes no sense" in capsys.readouterr().err
+
+
+def test_a_frugal_plan_is_measured_like_any_other(tmp_path: Path) -> None:
+    out = tmp_path / "bench.json"
+    frugal = ["--precision", "fp8", "--kv", "fp8", "--kv-offload", "--resident-blocks", "1"]
+    tiny = ["--random-weights", "tiny", "--size", "64*64", "--steps", "1", "--blocks", "1", "--out", str(out)]
+    assert main(["bench", *frugal, *tiny]) == 0
+    stages = json.loads(out.read_text())
+    assert stages["options"]["resident_blocks"] == 1
+    assert stages["video"]["fps"] > 0
+
+
+def test_caches_that_cannot_be_in_host_memory_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "--kv", "int8", "--kv-offload"]) == 2
+    assert "--kv-offload" in capsys.readouterr().err

@@ -232,6 +232,7 @@ def _denoiser(bench: Bench, randomness: SeededRandomness) -> BlockDenoiser:
         sink_distance=randomness.sink_distance,
         num_steps=bench.num_steps,
         kv_precision=bench.parts.usable_kv(bench.plan.kv_precision),
+        host_caches=bench.parts.host_caches if bench.plan.offload.caches else None,
     )
 
 

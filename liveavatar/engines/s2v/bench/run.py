@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import torch
 
-from liveavatar.core.parallel import KvPrecision, ParallelPlan, Precision
+from liveavatar.core.parallel import KvPrecision, Offload, ParallelPlan, Precision
 from liveavatar.core.plan import ExecutionPlan
 from liveavatar.engines.s2v.bench import measure
 from liveavatar.engines.s2v.bench.ceilings import ceilings
@@ -39,6 +39,9 @@ class BenchOptions:
     precision: Precision = "fp8"
     kv_precision: KvPrecision = "bf16"
     latents_per_decode: int = 3
+    vae_tiles: int = 1
+    resident_blocks: int | None = None  # None: all
+    caches_on_host: bool = False
     attention: str = "auto"  # see models.s2v.attention.choose_attention
     num_blocks: int = 60
     seconds: float = 600.0
@@ -134,7 +137,9 @@ def _plan(options: BenchOptions) -> ExecutionPlan:
         parallel=ParallelPlan(step_split=(options.num_steps,)),
         precision=options.precision,
         kv_precision=options.kv_precision,
+        offload=Offload(resident_blocks=options.resident_blocks, caches=options.caches_on_host),
         latents_per_decode=options.latents_per_decode,
+        vae_tiles=options.vae_tiles,
     )
 
 
@@ -150,7 +155,10 @@ def _beside_forecast(measured: dict[str, int], options: BenchOptions) -> list[di
         num_steps=options.num_steps,
         precision=options.precision,
         kv_precision=options.kv_precision,
+        resident_blocks=options.resident_blocks,
+        caches_on_host=options.caches_on_host,
         latents_per_decode=options.latents_per_decode,
+        vae_tiles=options.vae_tiles,
         encodes_speech=True,
     )
     return [
