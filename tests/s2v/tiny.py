@@ -80,4 +80,4 @@ class TinyStream:
         return velocity
 
     def _noise(self, *shape: int) -> Tensor:
-        return torch.randn(*shape, generator=self._generator)
+        return torch.randn(*shape, generator=self._generator).to(self.model.device)
