@@ -136,6 +136,8 @@ class HostCaches:
 
     def _reserve(self, num_bytes: int, device: torch.device) -> None:
         """Have an arena of at least so many bytes, none of them handed out."""
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)  # rows of the video before may still be on their way
         if self._arena.num_bytes < num_bytes:
             self._arena = HostArena(0, device)  # give the old one back first
             self._arena = HostArena(num_bytes, device)
