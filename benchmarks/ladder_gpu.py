@@ -47,7 +47,9 @@ from liveavatar.planning.s2v_request import S2vSetup, plan_s2v
 NUM_BLOCKS = 3 * CLIP_BLOCKS
 DISTURBED_AFTER = CLIP_BLOCKS + 1  # blocks
 CAP_SHARE = 0.85  # of what the undisturbed video held at its peak
-LEFT_BYTES = 1 << 30  # what the other process leaves free
+LEFT_BYTES, LEFT_TO_NEXT_BYTES = 1 << 30, 16 << 30  # what the other process leaves free
+OTHER_CONTEXT_BYTES = 600_000_000  # what it needs itself
+TINY_LEFT_BYTES = 26e6
 TINY_SIZES = (128 * 64, 64 * 64)
 GRAB = (
     "import sys, torch; held = torch.empty(int(sys.argv[1]), dtype=torch.uint8, device='cuda');"
@@ -93,12 +95,12 @@ class Card:
         torch.cuda.set_per_process_memory_fraction(num_bytes / torch.cuda.mem_get_info()[1])
         stack.callback(torch.cuda.set_per_process_memory_fraction, 1.0)
 
-    def grab(self, stack: contextlib.ExitStack) -> None:
-        """Have another process hold nearly all that is free until the stack ends."""
+    def grab(self, stack: contextlib.ExitStack, left_bytes: int = LEFT_BYTES) -> None:
+        """Have another process hold all that is free but `left_bytes` until the stack ends."""
         give_back()
         free, _ = torch.cuda.mem_get_info()
         other = subprocess.Popen(
-            [sys.executable, "-c", GRAB, str(max(0, free - 2 * LEFT_BYTES))],
+            [sys.executable, "-c", GRAB, str(max(0, free - left_bytes - OTHER_CONTEXT_BYTES))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
@@ -127,9 +129,9 @@ class Processor:
         self._limit_bytes = num_bytes
         stack.callback(setattr, self, "_limit_bytes", math.inf)
 
-    def grab(self, stack: contextlib.ExitStack) -> None:
-        """Leave less than the smallest size needs in three latent frames a call."""
-        self.cap(22e6, stack)
+    def grab(self, stack: contextlib.ExitStack, left_bytes: float = TINY_LEFT_BYTES) -> None:
+        """Leave enough for the smallest size only."""
+        self.cap(left_bytes, stack)
 
 
 class Bench:
@@ -198,7 +200,7 @@ def run(bench: Bench) -> None:
     bench.video("foreign", bench.memory.grab)
     if bench.on_card:
         with contextlib.ExitStack() as stack:
-            bench.memory.grab(stack)
+            bench.memory.grab(stack, LEFT_TO_NEXT_BYTES)
             bench.video("crowded", None)
     bench.video("pinned", lambda stack: bench.memory.cap(0.5 * peak, stack), pin_size=True)
     bench.video("undisturbed again", None)

@@ -16,9 +16,10 @@ import torch
 from PIL import Image
 
 from liveavatar.config import AppConfig
-from liveavatar.core.errors import EngineFailed
+from liveavatar.core.errors import Diagnosis, EngineFailed
 from liveavatar.core.events import Adjust, Chunk, EngineEvent, Finished, Notice, PlanChanged, Progress
 from liveavatar.core.job import JobState
+from liveavatar.core.memory import GIB
 from liveavatar.core.plan import FPS, ExecutionPlan, PlanChange
 from liveavatar.core.request import GenerationRequest, ValidatedRequest
 from liveavatar.engines.s2v.engine import S2vEngine
@@ -27,12 +28,15 @@ from liveavatar.intake.validate import validate
 from liveavatar.monitoring.hardware import HardwareMonitor
 from liveavatar.pipeline.decode import PICTURES_PER_BLOCK
 from liveavatar.planning import choice, s2v_request
+from liveavatar.planning.ladder import needed_bytes
 from liveavatar.planning.planner import plan_request
+from liveavatar.planning.s2v_request import plan_s2v
 from liveavatar.service.facade import Studio
 from liveavatar.service.s2v_setup import find_s2v
 from tests.conftest import wait_for_end, wait_until
 from tests.fakes.allocation_limit import AllocationLimit
 from tests.fakes.limited_s2v_worker import AREA_BY_AVAILABLE, AREAS, MIB, load_light_parts
+from tests.planning.test_s2v_request import card, setup
 from tests.tiny_checkpoint import write_tiny_checkpoint
 
 # Measured with AllocationLimit, thin autoencoder: 20.1 MB at 128x64, and 17.9 MB to go on there after a break; 13.0 MB
@@ -258,6 +262,33 @@ def test_steps_change_at_a_block_and_the_size_at_a_clip(
         ["64x64", " 3 steps"],
         ["128x64", " 3 steps"],
     ]
+
+
+def test_weights_that_were_loaded_smaller_are_told_of_with_every_video(
+    small_plan: ExecutionPlan, make_job: Callable[..., ValidatedRequest]
+) -> None:
+    in_8_bits = dataclasses.replace(small_plan, precision="fp8")
+    engine = LimitedEngine(in_8_bits)
+    (change,) = changes_of(engine.make(make_job(0.5), small_plan))
+    assert (change.first_frame, change.cause) == (0, "loaded")
+    assert "8-bit weights" in change.after
+    assert not changes_of(engine.make(make_job(0.5), in_8_bits))
+
+
+def test_what_is_loaded_fits_into_what_is_free_now() -> None:
+    planned = plan_s2v(setup(card("H200")), size="720*400", picture=(1280, 720))
+    loaded: list[ExecutionPlan] = []
+
+    def load(plan: ExecutionPlan) -> Parts:
+        loaded.append(plan)
+        raise EngineFailed(Diagnosis(code="seen", title="Seen.", cause="", remedy=""))
+
+    for available in (140 * GIB, 30 * GIB):
+        with pytest.raises(EngineFailed, match="Seen"):
+            S2vEngine(load, available_bytes=partial(int, available)).load(planned)
+    as_planned, fitted = loaded
+    assert as_planned == planned
+    assert needed_bytes(planned) > 30 * GIB >= needed_bytes(fitted)
 
 
 def test_another_program_takes_memory_between_clips(
