@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from liveavatar.core.plan import ExecutionPlan
+
 GIB = 1024**3
 
 
@@ -27,6 +29,10 @@ class Deadlines:
         for name, value in vars(self).items():
             if value <= 0:
                 raise ValueError(f"deadline {name} must be positive, got {value}")
+
+    def loading_s(self, plan: ExecutionPlan) -> float:
+        """Return how long an engine may take to load for this plan."""
+        return self.load_s if plan.model is None else self.load_model_s
 
 
 @dataclass(frozen=True, kw_only=True)

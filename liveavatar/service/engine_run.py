@@ -52,6 +52,7 @@ class EngineRun:
         """Start all ranks, on this machine and on those of `cluster`. Raises EngineFailed when there are too few."""
         self.plan = plan
         self.world_size = plan.parallel.world_size if plan.parallel else 1
+        self.speaker = plan.parallel.decoder_rank if plan.parallel else 0  # whose events are the job's
         self._ranks = range(self.world_size)
         self._cluster = cluster
         counts = _ranks_by_machine(plan, cluster)

@@ -8,6 +8,8 @@ import shutil
 import time
 from pathlib import Path
 
+import av
+
 from liveavatar.config import AppConfig
 from liveavatar.core.job import Job
 from liveavatar.media.mux import complete_length, remux_faststart
@@ -62,6 +64,9 @@ class Outputs:
             log.warning("job %s: the log serves as its video: %s", job_id, error)
             os.link(source, self.video(job_id))
             return True
+        except av.FFmpegError:
+            log.exception("job %s: what was made is not a video", job_id)
+            return False
 
     def delete(self, job_id: str) -> None:
         """Remove all files of a job."""

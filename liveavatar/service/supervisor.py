@@ -249,7 +249,7 @@ class EngineSupervisor:
                     self._port_tries = 0
             elif isinstance(event, Telemetry):
                 self.measurements.take(event)
-            else:
+            elif rank == self._run.speaker:
                 job_events.append(event)
 
     def _check_deadlines(self) -> None:
@@ -257,14 +257,12 @@ class EngineSupervisor:
         in_phase_s = time.monotonic() - self._phase_since
         if self.phase is Phase.STARTING and in_phase_s > self._deadlines.start_s:
             self._hang("start", self._deadlines.start_s)
-        elif self.phase is Phase.LOADING and in_phase_s > self._load_deadline_s():
-            self._hang("load", self._load_deadline_s())
+        elif self.phase is Phase.LOADING and in_phase_s > (
+            load_s := self._deadlines.loading_s(self._run.plan)
+        ):
+            self._hang("load", load_s)
         elif self.phase is not Phase.STARTING and self._run.longest_silence_s() > self._deadlines.heartbeat_s:
             self._hang("give a sign of life", self._deadlines.heartbeat_s)
-
-    def _load_deadline_s(self) -> float:
-        has_model = self._run is not None and self._run.plan.model is not None
-        return self._deadlines.load_model_s if has_model else self._deadlines.load_s
 
     def _hang(self, phrase: str, waited_s: float) -> None:
         """Record what every rank is doing and end them all."""

@@ -7,10 +7,13 @@ import os
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from liveavatar.config import AppConfig
 from liveavatar.core.job import JobState
+from liveavatar.core.request import AUDIO_RATE
+from liveavatar.media.encoder import StreamEncoder
 from liveavatar.service.job_store import JobStore
 from liveavatar.service.outputs import Outputs
 
@@ -65,3 +68,18 @@ def test_room_is_measured(tmp_path: Path) -> None:
     config = AppConfig(data_dir=tmp_path)
     assert Outputs(config).has_room()
     assert not Outputs(dataclasses.replace(config, min_free_bytes=1 << 60)).has_room()
+
+
+def test_what_is_no_video_is_told_and_ends_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Two encoders that write into one log leave what nothing can play."""
+    outputs = Outputs(AppConfig(data_dir=tmp_path))
+    outputs.folder("a").mkdir()
+    picture = np.zeros((64, 64, 3), np.uint8)
+    with outputs.media_log("a").open("wb") as log_file:
+        for _ in range(2):
+            encoder = StreamEncoder(64, 64)
+            log_file.write(encoder.encode([picture] * 50, np.zeros(2 * AUDIO_RATE, np.int16)))
+            log_file.write(encoder.finish())
+    assert not outputs.seal("a")
+    assert not outputs.video("a").exists()
+    assert "not a video" in caplog.text
