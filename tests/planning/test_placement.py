@@ -28,7 +28,7 @@ def test_stages_stay_together(parallel: ParallelPlan, slots: list[int], counts: 
 
 
 @given(
-    split=st.lists(st.integers(1, 2), min_size=1, max_size=4),
+    split=st.lists(st.integers(1, 2), min_size=1, max_size=4).filter(lambda split: sum(split) <= 4),
     tensor=st.integers(1, 4),
     own=st.booleans(),
     slots=st.lists(st.integers(1, 8), min_size=1, max_size=4),
