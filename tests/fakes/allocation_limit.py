@@ -20,7 +20,7 @@ class AllocationLimit(TorchDispatchMode):
         super().__init__()
         self._limit_bytes = limit_bytes
         self._storages: dict[int, weakref.ref[torch.UntypedStorage]] = {}
-        self.live_bytes = self.peak_bytes = 0
+        self.live_bytes = self.peak_bytes = self._latest_bytes = 0
 
     def __torch_dispatch__(
         self,
@@ -36,8 +36,9 @@ class AllocationLimit(TorchDispatchMode):
         if self.live_bytes > self.peak_bytes:
             self.peak_bytes = self.live_bytes
         if self.live_bytes > self._limit_bytes():
+            # The sentence of a card, as far as anybody reads it.
             raise torch.OutOfMemoryError(
-                f"Tried to hold {self.live_bytes} bytes. The limit is {self._limit_bytes():.0f} bytes."
+                f"Out of memory. Tried to allocate {self._latest_bytes / 2**20:.2f} MiB."
             )
         return result
 
@@ -53,3 +54,4 @@ class AllocationLimit(TorchDispatchMode):
 
         self._storages[key] = weakref.ref(storage, forget)
         self.live_bytes += num_bytes
+        self._latest_bytes = num_bytes

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import re
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -120,7 +121,7 @@ class AdaptiveVideo:
             try:
                 yield from self._stretch()
             except torch.OutOfMemoryError as error:
-                shortage = str(error).split(". ")[0]
+                shortage = _words_for(error)
             except EngineFailed as failure:
                 if failure.diagnosis.code != "host_memory_full" or not self.plan.offload.caches:
                     raise
@@ -233,8 +234,7 @@ class AdaptiveVideo:
             if needed <= available:
                 return
             reason = f"It needs {gib_text(needed)}; {gib_text(available)} are to be had."
-            if not self._pin_size:
-                self._ladder.fit(with_margin(available))
+            self._ladder.fit(with_margin(available))
         else:
             size = VideoSize(before.width, before.height)
             fitting = size_for_free_memory(available, size, self._conditions.picture_size)
@@ -321,13 +321,19 @@ def _with_steps(plan: ExecutionPlan, num_steps: int) -> ExecutionPlan:
     return dataclasses.replace(plan, parallel=dataclasses.replace(plan.parallel, step_split=(num_steps,)))
 
 
+def _words_for(error: torch.OutOfMemoryError) -> str:
+    """Return how much was missing, as PyTorch says it among much else."""
+    asked = re.search(r"Tried to allocate ([\d.]+ \w+)", str(error))
+    return f"{asked[1]} more were asked for than is free" if asked else "more was asked for than is free"
+
+
 def _memory_full(plan: ExecutionPlan, shortage: str, *, pinned: bool) -> Diagnosis:
     return Diagnosis(
         code="graphics_memory_full",
         title="The memory is full."
         if not torch.cuda.is_available()
         else "The graphics card's memory is full.",
-        cause=f"{shortage} while making {describe(plan)}.",
+        cause=f"While making {describe(plan)}, {shortage}.",
         remedy=(
             "Close other programs, or let the size shrink where memory is short, then press Generate again."
             if pinned
