@@ -24,6 +24,7 @@ from liveavatar.core.parallel import MAX_STEPS, KvPrecision
 from liveavatar.models.s2v import S2VTransformer, TokenGrid, routing_masks
 from liveavatar.models.s2v.audio_injector import AudioCondition
 from liveavatar.models.s2v.config import CLIP_BLOCKS
+from liveavatar.parallel.cache_offload import HostCaches
 from liveavatar.pipeline.message import BlockMessage
 from liveavatar.pipeline.randomness import SinkDistance
 from liveavatar.pipeline.schedule import euler_step, noise_schedule
@@ -62,6 +63,7 @@ class PartDenoiser:
         steps: range,
         blocks_per_clip: int = CLIP_BLOCKS,
         kv_precision: KvPrecision = "bf16",
+        host_caches: HostCaches | None = None,
     ) -> None:
         self.num_steps, self.steps = num_steps, steps
         self.visits = len(steps)
@@ -70,9 +72,8 @@ class PartDenoiser:
         self._sigmas, timesteps = noise_schedule(num_steps)
         self._times = {step: model.encode_time(timesteps[step]) for step in steps}
         self._text = model.encode_text(text)
-        caches = model.allocate_caches(
-            grid, len(steps), capacity_blocks=blocks_per_clip, precision=kv_precision
-        )
+        allocate = model.allocate_caches if host_caches is None else host_caches.allocate
+        caches = allocate(grid, len(steps), capacity_blocks=blocks_per_clip, precision=kv_precision)
         self._caches = dict(zip(steps, caches, strict=True))
         self._sink_distance = sink_distance
         self._audio: dict[int, Mapping[int, AudioCondition]] = {}  # of the blocks that take turns

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -14,6 +15,16 @@ from liveavatar.models.s2v.rope import sink_jitter
 SinkDistance = Callable[[int, int], int]
 # clip -> noise [16, frames of a clip, h, w]
 ClipNoise = Callable[[int], Tensor]
+
+
+class Randomness(Protocol):
+    """The random choices that a video depends on, the same on every rank."""
+
+    def sink_distance(self, block: int, step: int) -> int:
+        """Return how many latent frames the reference is kept ahead."""
+
+    def clip_noise(self, clip: int, *, height: int, width: int, like: Tensor) -> Tensor:
+        """Return a clip's noise [16, frames, height, width] on the device and in the dtype of `like`."""
 
 
 class SeededRandomness:

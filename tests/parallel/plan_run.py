@@ -135,7 +135,7 @@ def _video(rank: object, model: S2VTransformer | None, video: Video) -> Iterator
         text=text,
         sink=sink,
         speech=speech,
-        seed=_SEED,
+        randomness=SeededRandomness(_SEED, blocks_per_clip=video.blocks_per_clip),
         should_stop=should_stop,
         blocks_per_clip=video.blocks_per_clip,
     )

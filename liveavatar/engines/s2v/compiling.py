@@ -11,7 +11,8 @@ from typing import TypeVar
 import torch
 from torch._dynamo.exc import TorchDynamoException
 
-from liveavatar.engines.s2v.parts import Parts
+from liveavatar.models.s2v import S2VTransformer
+from liveavatar.models.vae import StreamingVae
 
 Result = TypeVar("Result")
 
@@ -22,7 +23,9 @@ _CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"  # where torch keeps generated kerne
 _MAX_GRAPHS = 64
 
 
-def compile_parts(parts: Parts, cache_folder: Path | None) -> None:
+def compile_parts(
+    transformer: S2VTransformer | None, vae: StreamingVae | None, cache_folder: Path | None
+) -> None:
     """Have layers, injections, head and autoencoder compiled when they first run.
 
     `cache_folder` keeps the machine code, so that the next start takes seconds instead of minutes; None leaves it
@@ -32,13 +35,11 @@ def compile_parts(parts: Parts, cache_folder: Path | None) -> None:
         cache_folder.mkdir(parents=True, exist_ok=True)
         os.environ[_CACHE_VARIABLE] = str(cache_folder)
     torch._dynamo.config.recompile_limit = _MAX_GRAPHS
-    parts.transformer.compile_parts()
-    parts.vae.compile_streams(dynamic=False)
-    log.info(
-        "compiling for %s, machine code kept in %s",
-        parts.transformer.device,
-        cache_folder or "the default place",
-    )
+    if transformer is not None:
+        transformer.compile_parts()
+    if vae is not None:
+        vae.compile_streams(dynamic=False)
+    log.info("compiling, machine code kept in %s", cache_folder or "the default place")
 
 
 def compiled_or_not(run: Callable[[], Result]) -> tuple[Result, str]:

@@ -9,8 +9,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
-import soundfile
 import torch
 from PIL import Image
 from torch import Tensor
@@ -30,23 +28,21 @@ from liveavatar.core.events import (
     Progress,
     Telemetry,
 )
-from liveavatar.core.plan import FPS, ExecutionPlan, PlanChange
-from liveavatar.core.request import AUDIO_RATE, ValidatedRequest
-from liveavatar.engines.s2v.adaptive import AdaptiveVideo, Remark, backdrop_of
+from liveavatar.core.plan import ExecutionPlan, PlanChange
+from liveavatar.core.request import ValidatedRequest
+from liveavatar.engines.s2v.adaptive import AdaptiveVideo, Remark
 from liveavatar.engines.s2v.compiling import compile_parts, compiled_or_not
-from liveavatar.engines.s2v.fitting import fit_into
 from liveavatar.engines.s2v.memory import give_back, measure_available, with_margin
 from liveavatar.engines.s2v.meter import Meter
 from liveavatar.engines.s2v.parts import Parts, can_multiply_in_8_bits, load_parts
+from liveavatar.engines.s2v.spread_engine import SpreadEngine
 from liveavatar.engines.s2v.video import speech_blocks
-from liveavatar.media.encoder import StreamEncoder
+from liveavatar.engines.s2v.video_file import VideoFile, silent_request
 from liveavatar.pipeline.decode import PICTURES_PER_BLOCK
-from liveavatar.pipeline.delivery import Pictures
 from liveavatar.planning.ladder import Ladder, describe, needed_bytes
 
 log = logging.getLogger(__name__)
 
-_SAMPLES_PER_PICTURE = AUDIO_RATE // FPS
 # On a card: until the window is full and the sink was refreshed, so that all memory was asked for once.
 _WARM_UP_BLOCKS_ON_CARD, _WARM_UP_BLOCKS = 5, 1
 
@@ -66,6 +62,9 @@ class S2vEngine:
         self._load_parts = load_parts
         self._available_bytes = available_bytes
         self._parts: Parts | None = None
+        self._spread: SpreadEngine | None = (
+            None  # in place of parts where several ranks make a video together
+        )
         self.why_not_compiled = ""  # empty where the networks are compiled, or need not be
         self._meter = Meter(torch.device("cpu"))
         self._wishes: queue.SimpleQueue[Adjust] = queue.SimpleQueue()
@@ -76,12 +75,19 @@ class S2vEngine:
         Where less memory is free than was planned with, the weights are loaded as small as they must be.
         """
         on_stage("reading")
+        if plan.parallel is not None and plan.parallel.world_size > 1:
+            self._spread = SpreadEngine(plan, on_stage)
+            return self._spread.report()
         plan = self._fitted(plan)
         self._parts = self._load_parts(plan)
         self._meter = Meter(self._parts.transformer.device)
         on_card = self._parts.transformer.device.type == "cuda"
         if on_card:
-            compile_parts(self._parts, Path(plan.model.cache) / "compiled" if plan.model else None)
+            compile_parts(
+                self._parts.transformer,
+                self._parts.vae,
+                Path(plan.model.cache) / "compiled" if plan.model else None,
+            )
         on_stage("compiling" if on_card else "warming")
         num_blocks = _WARM_UP_BLOCKS_ON_CARD if on_card else _WARM_UP_BLOCKS
         events, self.why_not_compiled = compiled_or_not(lambda: self._make_silent_video(plan, num_blocks))
@@ -95,7 +101,7 @@ class S2vEngine:
 
     def _make_silent_video(self, plan: ExecutionPlan, num_blocks: int) -> list[EngineEvent]:
         with tempfile.TemporaryDirectory(prefix="liveavatar-") as folder:
-            request = _silent_request(Path(folder), num_blocks * PICTURES_PER_BLOCK)
+            request = silent_request(Path(folder), num_blocks * PICTURES_PER_BLOCK)
             return list(self.generate(request, plan, should_stop=lambda: False))
 
     def generate(
@@ -107,7 +113,10 @@ class S2vEngine:
         same file. Raises EngineFailed with code `graphics_memory_full` when none is left.
         """
         try:
-            yield from self._video(request, plan, should_stop)
+            if self._spread is not None:
+                yield from self._spread.generate(request, plan, should_stop=should_stop)
+            else:
+                yield from self._video(request, plan, should_stop)
         finally:
             give_back()  # the next video may have another size
 
@@ -118,6 +127,8 @@ class S2vEngine:
     def close(self) -> None:
         """Give the memory back."""
         self._parts = None
+        if self._spread is not None:
+            self._spread.close()
 
     def _video(
         self, request: ValidatedRequest, plan: ExecutionPlan, should_stop: Callable[[], bool]
@@ -125,7 +136,7 @@ class S2vEngine:
         assert self._parts is not None, "load comes first"
         job_id = request.job_id
         self._meter.begin_video()
-        with _File(request) as file:
+        with VideoFile(request) as file:
             yield Progress(job_id=job_id, stage="preparing", frames_done=0, num_frames=file.num_frames)
             loaded = self._parts.as_loaded(plan)
             if loaded != plan:
@@ -156,7 +167,7 @@ class S2vEngine:
                 raise
 
     def _fill(
-        self, file: _File, video: AdaptiveVideo, job_id: str, should_stop: Callable[[], bool]
+        self, file: VideoFile, video: AdaptiveVideo, job_id: str, should_stop: Callable[[], bool]
     ) -> Iterator[EngineEvent]:
         """Put pictures and sound into the file until it is whole or shall end."""
         made = video.make()
@@ -226,38 +237,6 @@ class _RequestConditions:
         )
 
 
-class _File:
-    """The growing video file: one size from its first picture to its last, whatever size pictures are made in."""
-
-    def __init__(self, request: ValidatedRequest) -> None:
-        self._image_path = request.image_path
-        self._voice = soundfile.SoundFile(request.audio_path)
-        self.num_frames: int = -(-self._voice.frames // _SAMPLES_PER_PICTURE)
-        self.num_done = 0
-        self._encoder: StreamEncoder | None = None  # opened in the size of the first picture
-
-    def __enter__(self) -> _File:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._voice.close()
-
-    def add(self, pictures: Pictures, plan: ExecutionPlan) -> bytes:
-        """Add a block that was made by the plan, and its sound; return the bytes that are ready, possibly none."""
-        if self._encoder is None:
-            with Image.open(self._image_path) as portrait:
-                self._backdrop = backdrop_of(prepare_picture(portrait, plan.height, plan.width))
-            self._encoder = StreamEncoder(plan.width, plan.height, fps=plan.fps)
-        pictures = pictures[: self.num_frames - self.num_done]  # the last block is cut to the voice
-        self.num_done += len(pictures)
-        sound = self._voice.read(len(pictures) * _SAMPLES_PER_PICTURE, dtype="int16")
-        return self._encoder.encode(fit_into(pictures, self._backdrop), sound)
-
-    def finish(self) -> bytes:
-        """Return the last bytes: with them the file is a whole video of what was added."""
-        return self._encoder.finish() if self._encoder else b""
-
-
 def _loaded_otherwise(plan: ExecutionPlan, loaded: ExecutionPlan) -> PlanChange:
     return PlanChange(
         first_frame=0,
@@ -266,21 +245,4 @@ def _loaded_otherwise(plan: ExecutionPlan, loaded: ExecutionPlan) -> PlanChange:
         after=describe(loaded),
         reason="When the engine was loaded, less memory was free than was planned with.",
         remedy="Other programs that use this memory would have to be closed before the engine starts.",
-    )
-
-
-def _silent_request(folder: Path, num_frames: int) -> ValidatedRequest:
-    """Return a request for a silent video of a grey picture whose files lie in `folder`."""
-    picture, voice = folder / "picture.png", folder / "voice.wav"
-    Image.new("RGB", (256, 256), "grey").save(picture)
-    soundfile.write(voice, np.zeros(num_frames * _SAMPLES_PER_PICTURE, np.int16), AUDIO_RATE)
-    return ValidatedRequest(
-        job_id="warm-up",
-        image_path=str(picture),
-        audio_path=str(voice),
-        audio_seconds=num_frames / FPS,
-        prompt="",
-        seed=0,
-        face_clicks=None,
-        whole_picture=False,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +20,7 @@ from liveavatar.core.errors import Diagnosis, EngineFailed
 from liveavatar.core.parallel import KvPrecision, Precision
 from liveavatar.core.plan import ExecutionPlan, ModelFiles
 from liveavatar.diagnostics.doctor import inspect_checkpoint
+from liveavatar.engines.s2v.rank_setup import ModelShare
 from liveavatar.loading.checkpoint import CheckpointLayout
 from liveavatar.loading.lora import LoraMerge
 from liveavatar.loading.quantize import Fp8Linear, quantize_linears
@@ -146,13 +148,11 @@ def load_parts(plan: ExecutionPlan) -> Parts:
     Raises EngineFailed with what is missing or damaged.
     """
     assert plan.model is not None, "a plan for this engine names its files"
-    device = _device(plan)
+    device = plan_device(plan)
     on_card = device.type == "cuda"
     dtype = torch.bfloat16 if on_card else torch.float32
-    layout = _checked_layout(plan.model)
-    transformer = _load_transformer(layout, plan, device, dtype)
-    kernel = transformer.select_attention()
-    log.info("transformer on %s, %s, attention kernel %s", device, plan.precision, kernel)
+    layout = checked_layout(plan.model)
+    transformer = read_transformer(layout, plan, device, dtype)
     vae = load_vae(layout.vae, device=device, dtype=dtype)
     return Parts(
         transformer=transformer,
@@ -166,14 +166,22 @@ def load_parts(plan: ExecutionPlan) -> Parts:
     )
 
 
-def _load_transformer(
-    layout: CheckpointLayout, plan: ExecutionPlan, device: torch.device, dtype: torch.dtype
+def read_transformer(
+    layout: CheckpointLayout,
+    plan: ExecutionPlan,
+    device: torch.device,
+    dtype: torch.dtype,
+    share: ModelShare | None = None,
 ) -> S2VTransformer:
+    """Load the transformer as the plan wants it, or a rank's share of it."""
     assert layout.lora is not None, "the check found it"
+    layers: Sequence[int] = range(layout.read_transformer_config()["num_layers"])
+    if share is not None:
+        layers = share.layers(len(layers))
     num_resident = plan.offload.resident_blocks
     host_blocks = []
     if num_resident is not None:
-        host_blocks = streamed_blocks(layout.read_transformer_config()["num_layers"], num_resident)
+        host_blocks = [layers[place] for place in streamed_blocks(len(layers), num_resident)]
     model = load_transformer(
         layout.folder,
         device=device,
@@ -181,14 +189,19 @@ def _load_transformer(
         lora=LoraMerge.from_file(layout.lora),
         fp8="per_row" if plan.precision == "fp8" else None,
         host_blocks=host_blocks,
+        take_share=share.take if share is not None else None,
     ).model
+    if share is not None:
+        share.finish(model)
     if num_resident is not None:
         offload_blocks(model, num_resident)
         log.info("%d transformer blocks wait in host memory", len(host_blocks))
+    kernel = model.select_attention()
+    log.info("transformer on %s, %s, attention kernel %s", device, plan.precision, kernel)
     return model
 
 
-def _device(plan: ExecutionPlan) -> torch.device:
+def plan_device(plan: ExecutionPlan) -> torch.device:
     """Return the device the plan counts on."""
     if torch.cuda.is_available():
         return torch.device("cuda")
@@ -197,7 +210,7 @@ def _device(plan: ExecutionPlan) -> torch.device:
     return torch.device("cpu")
 
 
-def _checked_layout(files: ModelFiles) -> CheckpointLayout:
+def checked_layout(files: ModelFiles) -> CheckpointLayout:
     """Return the layout of a whole checkpoint; files may have changed since the plan was made."""
     folder, lora = Path(files.checkpoint), Path(files.lora)
     report = inspect_checkpoint(folder, lora)

@@ -39,6 +39,7 @@ class Rank:
     tensor_group: TensorGroup | None
     denoising_group: dist.ProcessGroup | None  # of all ranks with a part of the transformer, in host memory
     shard_group: dist.ProcessGroup | None
+    patient_group: dist.ProcessGroup | None  # of all ranks, for what may take as long as loading an encoder
     deadline_s: float
 
     def refresh(self, like: Tensor) -> RankRefresh:
@@ -51,19 +52,30 @@ class Rank:
             deadline_s=self.deadline_s,
         )
 
+    def share(self, tensor: Tensor, sender: int) -> Tensor:
+        """Return on every rank what `tensor` holds on the sender; others give one of its shape and dtype."""
+        on_host = tensor.detach().cpu().contiguous()
+        dist.broadcast(on_host, sender, group=self.patient_group)
+        return on_host.to(self.device)
+
     def leave(self) -> None:
         """End all connections."""
         dist.destroy_process_group()
 
 
-def choose_device(wants_card: bool) -> torch.device:
-    """Return this rank's card, by its number on the machine; ranks share cards where there are too few."""
-    if not wants_card:
-        return torch.device("cpu")
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    device = torch.device("cuda", local_rank % torch.cuda.device_count())
-    torch.cuda.set_device(device)
-    return device
+def use_own_card(device: torch.device) -> torch.device:
+    """Return this rank's card where `device` is a card: by its number on the machine, shared where there are too few.
+
+    To be called before anything is on a card.
+    """
+    if device.type != "cuda":
+        return device
+    os.environ.setdefault(
+        "PYTORCH_ALLOC_CONF", "expandable_segments:True"
+    )  # sizes change from video to video
+    card = torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+    torch.cuda.set_device(card)
+    return card
 
 
 def join(plan: ParallelPlan, device: torch.device, *, deadline_s: float = LINK_DEADLINE_S) -> Rank:
@@ -92,6 +104,7 @@ def join(plan: ParallelPlan, device: torch.device, *, deadline_s: float = LINK_D
         tensor_group=_tensor_group(plan, place, card_backend),
         denoising_group=_group(range(plan.num_denoising_ranks), "gloo"),
         shard_group=_group(range(plan.num_denoising_ranks), card_backend) if plan.weights_sharded else None,
+        patient_group=_group(range(plan.world_size), "gloo", timeout_s=deadline_s),
         deadline_s=deadline_s,
     )
     log.info("rank %d of %d on %s: %s", rank, plan.world_size, device, plan.describe())
@@ -105,6 +118,10 @@ class ModelShare:
         self._rank, self._keep_on_host = rank, keep_on_host
         self._block_shapes: dict[str, torch.Size] = {}
 
+    def layers(self, num_layers: int) -> range:
+        """Return which of the model's layers this rank holds."""
+        return layers_of_part(num_layers, self._rank.plan.layer_parts, self._rank.place.layer_part)
+
     def take(self, model: S2VTransformer) -> dict[str, TensorSlice]:
         """Leave the model with this rank's layers and heads; return which slices of the tensors those are.
 
@@ -112,8 +129,7 @@ class ModelShare:
         """
         plan, place = self._rank.plan, self._rank.place
         if plan.layer_parts > 1:
-            layers = layers_of_part(model.config["num_layers"], plan.layer_parts, place.layer_part)
-            keep_layers(model, layers)
+            keep_layers(model, self.layers(model.config["num_layers"]))
         if self._rank.tensor_group is not None:
             return share_heads(model, self._rank.tensor_group)
         if plan.weights_sharded:
@@ -164,8 +180,10 @@ def _tensor_group(plan: ParallelPlan, place: RankPlace, backend: str) -> TensorG
     return mine
 
 
-def _group(ranks: range | list[int], backend: str) -> dist.ProcessGroup:
+def _group(
+    ranks: range | list[int], backend: str, *, timeout_s: float = COLLECTIVE_TIMEOUT_S
+) -> dist.ProcessGroup:
     group: dist.ProcessGroup = dist.new_group(
-        list(ranks), timeout=timedelta(seconds=COLLECTIVE_TIMEOUT_S), backend=backend
+        list(ranks), timeout=timedelta(seconds=timeout_s), backend=backend
     )
     return group

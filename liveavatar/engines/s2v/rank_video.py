@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from liveavatar.conditioning.reference import SinkLatents
+from liveavatar.core.parallel import KvPrecision
 from liveavatar.engines.s2v.rank_setup import Rank
 from liveavatar.models.s2v import S2VTransformer, TokenGrid
 from liveavatar.models.s2v.config import CLIP_BLOCKS
+from liveavatar.parallel.cache_offload import HostCaches
 from liveavatar.parallel.fsdp import in_step
 from liveavatar.pipeline.block_loop import denoise_blocks, noise_blocks
 from liveavatar.pipeline.denoise import BlockDenoiser, Denoiser
 from liveavatar.pipeline.layer_part import PartDenoiser
 from liveavatar.pipeline.message import BlockMessage
-from liveavatar.pipeline.randomness import SeededRandomness
+from liveavatar.pipeline.randomness import Randomness
 from liveavatar.pipeline.rank_loop import run_rank
 
 
@@ -30,16 +33,17 @@ def clean_blocks(
     text: Tensor,
     sink: SinkLatents,
     speech: Iterable[Tensor],
-    seed: int,
+    randomness: Randomness,
     should_stop: Callable[[], bool],
     blocks_per_clip: int = CLIP_BLOCKS,
+    kv_precision: KvPrecision = "bf16",
+    host_caches: HostCaches | None = None,
 ) -> Iterator[Tensor]:
     """Do this rank's share; on the rank that decodes, yield the latents [16, 3, h, w] of each block.
 
     `model` is this rank's share, None where it has none. `text` and `sink` are the same on all ranks with a model.
     `speech`, the features of each block, is used on the source rank alone, `should_stop` on rank 0 alone.
     """
-    randomness = SeededRandomness(seed, blocks_per_clip=blocks_per_clip)
     like = torch.empty(0, device=rank.device, dtype=dtype)
 
     def draw(clip: int) -> Tensor:
@@ -49,7 +53,17 @@ def clean_blocks(
         assert model is not None, "a rank with denoising steps has a part of the transformer"
         return denoise_blocks(
             messages,
-            _denoiser(rank, model, grid, text, randomness, blocks_per_clip),
+            _denoiser(
+                rank,
+                model,
+                grid=grid,
+                text=text,
+                sink_distance=randomness.sink_distance,
+                num_steps=rank.plan.num_steps,
+                blocks_per_clip=blocks_per_clip,
+                kv_precision=kv_precision,
+                host_caches=host_caches,
+            ),
             sink,
             rank.refresh(sink.reference),
             blocks_per_clip=blocks_per_clip,
@@ -70,37 +84,18 @@ def clean_blocks(
     return (message.latents for message in finished)
 
 
-def _denoiser(
-    rank: Rank,
-    model: S2VTransformer,
-    grid: TokenGrid,
-    text: Tensor,
-    randomness: SeededRandomness,
-    blocks_per_clip: int,
-) -> Denoiser:
+def _denoiser(rank: Rank, model: S2VTransformer, **settings: Any) -> Denoiser:
     stage = rank.place.stage
     assert stage is not None, "this rank denoises"
     if rank.plan.layer_parts == 1:
-        return BlockDenoiser(
-            model,
-            grid=grid,
-            text=text,
-            sink_distance=randomness.sink_distance,
-            num_steps=rank.plan.num_steps,
-            steps=stage.steps,
-            blocks_per_clip=blocks_per_clip,
-        )
+        return BlockDenoiser(model, steps=stage.steps, **settings)
     behind = rank.links.outgoing("tokens")
     return PartDenoiser(
         model,
-        grid=grid,
-        text=text,
-        sink_distance=randomness.sink_distance,
+        steps=stage.steps,
         before=rank.links.incoming("tokens"),
         behind=behind[0] if behind else None,
-        num_steps=rank.plan.num_steps,
-        steps=stage.steps,
-        blocks_per_clip=blocks_per_clip,
+        **settings,
     )
 
 

@@ -1,0 +1,68 @@
+"""The video file of a request while it grows, and the silent request that an engine warms up with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from PIL import Image
+
+from liveavatar.conditioning.image import prepare_picture
+from liveavatar.core.plan import FPS, ExecutionPlan
+from liveavatar.core.request import AUDIO_RATE, ValidatedRequest
+from liveavatar.engines.s2v.adaptive import backdrop_of
+from liveavatar.engines.s2v.fitting import fit_into
+from liveavatar.media.encoder import StreamEncoder
+from liveavatar.pipeline.delivery import Pictures
+
+_SAMPLES_PER_PICTURE = AUDIO_RATE // FPS
+
+
+class VideoFile:
+    """The growing video file: one size from its first picture to its last, whatever size pictures are made in."""
+
+    def __init__(self, request: ValidatedRequest) -> None:
+        self._image_path = request.image_path
+        self._voice = soundfile.SoundFile(request.audio_path)
+        self.num_frames: int = -(-self._voice.frames // _SAMPLES_PER_PICTURE)
+        self.num_done = 0
+        self._encoder: StreamEncoder | None = None  # opened in the size of the first picture
+
+    def __enter__(self) -> VideoFile:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._voice.close()
+
+    def add(self, pictures: Pictures, plan: ExecutionPlan) -> bytes:
+        """Add a block that was made by the plan, and its sound; return the bytes that are ready, possibly none."""
+        if self._encoder is None:
+            with Image.open(self._image_path) as portrait:
+                self._backdrop = backdrop_of(prepare_picture(portrait, plan.height, plan.width))
+            self._encoder = StreamEncoder(plan.width, plan.height, fps=plan.fps)
+        pictures = pictures[: self.num_frames - self.num_done]  # the last block is cut to the voice
+        self.num_done += len(pictures)
+        sound = self._voice.read(len(pictures) * _SAMPLES_PER_PICTURE, dtype="int16")
+        return self._encoder.encode(fit_into(pictures, self._backdrop), sound)
+
+    def finish(self) -> bytes:
+        """Return the last bytes: with them the file is a whole video of what was added."""
+        return self._encoder.finish() if self._encoder else b""
+
+
+def silent_request(folder: Path, num_frames: int) -> ValidatedRequest:
+    """Return a request for a silent video of a grey picture whose files lie in `folder`."""
+    picture, voice = folder / "picture.png", folder / "voice.wav"
+    Image.new("RGB", (256, 256), "grey").save(picture)
+    soundfile.write(voice, np.zeros(num_frames * _SAMPLES_PER_PICTURE, np.int16), AUDIO_RATE)
+    return ValidatedRequest(
+        job_id="warm-up",
+        image_path=str(picture),
+        audio_path=str(voice),
+        audio_seconds=num_frames / FPS,
+        prompt="",
+        seed=0,
+        face_clicks=None,
+        whole_picture=False,
+    )
