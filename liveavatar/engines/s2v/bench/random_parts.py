@@ -22,7 +22,7 @@ from liveavatar.models.vae import StreamingVae
 
 _PROMPT_TOKENS = 128
 _VAE_WIDTH = {"full": 96, "tiny": 8}
-_TRANSFORMER: dict[str, dict[str, Any]] = {
+TRANSFORMERS: dict[str, dict[str, Any]] = {
     "full": S2V_14B,
     "tiny": S2V_14B
     | {
@@ -71,7 +71,7 @@ def random_parts(model: str, plan: ExecutionPlan, device: torch.device) -> Parts
     """Return the parts as the plan wants them loaded, `model` "full" (as published) or "tiny"."""
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     torch.manual_seed(0)
-    transformer = random_transformer(_TRANSFORMER[model], plan, device, dtype)
+    transformer = random_transformer(TRANSFORMERS[model], plan, device, dtype)
     vae = random_vae(_VAE_WIDTH[model], device, dtype)
     return Parts(
         transformer=transformer,
