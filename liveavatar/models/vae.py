@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKLWan
 from diffusers.loaders.single_file_utils import convert_wan_vae_to_diffusers
-from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d
+from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d, WanResample
 from torch import Tensor, nn
 
 VaeCache = tuple[Tensor, ...]
@@ -41,6 +41,7 @@ class StreamingVae(nn.Module):
         self.network: Any = network  # diffusers hides its attributes from type checkers
         self.network.eval().requires_grad_(False)
         _use_channels_last(self.network)
+        _use_own_upsampling(self.network)
         self._encoder_slots = cache_slots(self.network.encoder)
         self._decoder_slots = cache_slots(self.network.decoder)
         mean, std = (torch.tensor(self.network.config[key]) for key in ("latents_mean", "latents_std"))
@@ -217,3 +218,30 @@ def _use_channels_last(network: nn.Module) -> None:
             module.weight.data = channels_last(module.weight.data)
         elif isinstance(module, nn.Conv2d):
             module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
+
+
+class _Upsampling(WanResample):
+    """Doubles height, width and, from a stream's second piece on, the frame rate.
+
+    diffusers' own asks whether its history equals a word, which torch 2.11 cannot compile for a tensor.
+    """
+
+    def forward(self, x: Tensor, feat_cache: list[Any], feat_idx: list[int]) -> Tensor:
+        """Return the upsampled frames and leave the last frames of the input in the cache."""
+        slot = feat_idx[0]
+        history = feat_cache[slot]
+        if not isinstance(history, Tensor):
+            upsampled: Tensor = super().forward(x, feat_cache, feat_idx)
+            return upsampled
+        feat_cache[slot] = torch.cat([history, x[:, :, -_HISTORY:]], dim=2)[:, :, -_HISTORY:].clone()
+        feat_idx[0] += 1
+        pairs_B2CFHW = self.time_conv(x, history).unflatten(1, (2, -1))
+        frames = pairs_B2CFHW.permute(0, 2, 3, 1, 4, 5).flatten(2, 3)
+        pictures = self.resample(frames.transpose(1, 2).flatten(0, 1))
+        return pictures.unflatten(0, (x.shape[0], -1)).transpose(1, 2)
+
+
+def _use_own_upsampling(network: nn.Module) -> None:
+    for module in network.modules():
+        if isinstance(module, WanResample) and module.mode == "upsample3d":
+            module.__class__ = _Upsampling

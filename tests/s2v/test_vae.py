@@ -87,3 +87,18 @@ def test_sinks_have_the_published_lengths(vae: StreamingVae) -> None:
     assert steady.motion.shape[2] == 92 == 1 + STEADY_MOTION_FRAMES // 4
     assert torch.equal(plain.reference, plain.motion[:, :, :1])
     assert torch.equal(steady.reference, steady.motion[:, :, 1:2])
+
+
+def test_the_steady_call_compares_no_tensor_with_a_word(
+    vae: StreamingVae, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch 2.11 cannot compile such a comparison."""
+    _, cache = vae.decode_next(latents_of(4)[:, :, :1], None)
+
+    def refuse(tensor: torch.Tensor, other: object) -> torch.Tensor:
+        raise AssertionError(f"a tensor was compared with {other!r}")
+
+    monkeypatch.setattr(torch.Tensor, "__eq__", refuse)
+    monkeypatch.setattr(torch.Tensor, "__ne__", refuse)
+    frames, _ = vae.decode_next(latents_of(4)[:, :, 1:], cache)
+    assert frames.shape[2] == 12

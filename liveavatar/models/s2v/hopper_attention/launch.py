@@ -26,13 +26,13 @@ _QUERIES_OF_PROGRAM = kernel.CONSUMERS.value * kernel.QUERIES.value
 class Tiling(NamedTuple):
     """How the kernel divides its work. A stage holds the keys and values of a tile: 512 bytes for every key.
 
-    What is fastest is for benchmarks/attention_bf16.py to say.
+    The defaults were the fastest on an H100 under sustained load, see docs/performance.md.
     """
 
     keys: int = 128
     stages: int = 3
-    take_turns: bool = False
-    split_last_round: bool = False
+    take_turns: bool = True
+    split_last_round: bool = True
 
 
 def attend(q_LHK: Tensor, k_THK: Tensor, v_THK: Tensor, tiling: Tiling = Tiling()) -> Tensor:  # noqa: B008
