@@ -20,6 +20,7 @@ class Deadlines:
     load_s: float = 120.0  # the built-in engine, with its warm-up
     load_model_s: float = 900.0  # the s2v engine: tens of gigabytes, perhaps from a slow disk
     first_chunk_s: float = 60.0  # job sent to first video bytes
+    first_chunk_model_s: float = 300.0  # of the s2v engine, which compiles for a size it has not made before
     chunk_s: float = 30.0  # between two signs of progress
     stop_s: float = 10.0  # stop asked to the job's end
     shutdown_s: float = 3.0
@@ -33,6 +34,10 @@ class Deadlines:
     def loading_s(self, plan: ExecutionPlan) -> float:
         """Return how long an engine may take to load for this plan."""
         return self.load_s if plan.model is None else self.load_model_s
+
+    def first_pictures_s(self, plan: ExecutionPlan) -> float:
+        """Return how long an engine may take to show something of a video of this plan."""
+        return self.first_chunk_s if plan.model is None else self.first_chunk_model_s
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,15 +6,16 @@ import time
 
 from liveavatar.config import Deadlines
 from liveavatar.core.events import Chunk, EngineEvent, PlanChanged, Progress
+from liveavatar.core.plan import ExecutionPlan
 
 
 class JobDeadline:
     """The wait for the next sign of progress: a first picture, then the next part, then the stop if one was asked."""
 
-    def __init__(self, deadlines: Deadlines) -> None:
+    def __init__(self, deadlines: Deadlines, plan: ExecutionPlan) -> None:
         self._deadlines = deadlines
         self._is_stopping = False
-        self._begin(deadlines.first_chunk_s, "show a first picture")
+        self._begin(deadlines.first_pictures_s(plan), "show a first picture")
 
     def stopping(self) -> None:
         """Note that the operator stopped the job: from now on its end is waited for."""

@@ -158,7 +158,7 @@ class EngineSupervisor:
         wishes: Callable[[], Iterable[Adjust]],
     ) -> Iterator[EngineEvent]:
         self._send(Generate(request=request, plan=plan))
-        deadline = JobDeadline(self._deadlines)
+        deadline = JobDeadline(self._deadlines, plan)
         is_stopping = False
         while True:
             if not is_stopping and should_stop():
