@@ -217,11 +217,11 @@ def _weight_shares(role: RankRole) -> list[_Share]:
     one_block = block_bytes(role.precision, role.tensor)
     injections = role.num_injections * injection_bytes(role.precision, role.tensor)
     if role.weight_shards > 1:
-        share = (
-            0.0 if role.shards_on_host else (role.num_layers * one_block + injections) / role.weight_shards
-        )
-        gathered = _STREAM_BUFFERS * (one_block + injection_bytes(role.precision, role.tensor))
-        return [("weights", share + rest_bytes(), "computed"), ("gathered blocks", gathered, "computed")]
+        share = 0.0 if role.shards_on_host else role.num_layers * one_block / role.weight_shards
+        return [
+            ("weights", share + injections + rest_bytes(), "computed"),
+            ("gathered blocks", _STREAM_BUFFERS * one_block, "computed"),
+        ]
     if role.resident_blocks is not None:
         resident = role.resident_blocks * one_block + injections + rest_bytes()
         return [

@@ -207,6 +207,33 @@ class _CallTable:
         return f"rank{step}." if self._per_rank else ""
 
 
+class Recorded:
+    """The conditions and the random choices of a recorded run, for those who make its video in another way."""
+
+    def __init__(self, case: GoldenCase) -> None:
+        run = _Run(case)
+        self._run = run
+        self.picture, self.vae, self.blocks_per_clip = run.picture, run.vae, run.blocks_per_clip
+        self.text = _recorded_text(case)
+        self.block_speech = run.block_speech
+
+    def sink_distance(self, block: int, step: int) -> int:
+        """Return what was drawn."""
+        return self._run.calls.jitter(block, step)
+
+    def clip_noise(self, clip: int, *, height: int, width: int, like: Tensor) -> Tensor:
+        """Return what was drawn."""
+        noise = self._run._noise(clip).to(like)
+        assert noise.shape[2:] == (height, width)
+        return noise
+
+    def errors(self, blocks: list[Tensor], video: Tensor) -> dict[str, float]:
+        """Return how far the latents of every block and the frames are from the record."""
+        for index, latents in enumerate(blocks):
+            self._run._note("latents", latents[None], f"vae.call{index + 1}.z")
+        return self._run.errors | _frame_errors(self._run.case, video)
+
+
 def load_weights(case: GoldenCase, role: str) -> dict[str, Tensor]:
     """Read a weights file that the manifest names outside of `files`."""
     stored = load_file(case.directory / case.manifest[role])
