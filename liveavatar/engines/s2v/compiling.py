@@ -53,7 +53,8 @@ def compiled_or_not(run: Callable[[], Result]) -> tuple[Result, str]:
         reason = _reason(error)
         log.warning("the networks run uncompiled: %s", reason)
         log.debug("compiling failed", exc_info=True)
-    # Not within `except`: the error's traceback would hold memory.
+    # Not within `except`: the error's traceback holds what was computed so far.
+    give_back()
     torch.compiler.set_stance("force_eager")
     return run(), reason
 
