@@ -11,6 +11,7 @@ from typing import TypeVar
 import torch
 from torch._dynamo.exc import TorchDynamoException
 
+from liveavatar.engines.s2v.memory import give_back
 from liveavatar.models.s2v import S2VTransformer
 from liveavatar.models.vae import StreamingVae
 
