@@ -7,6 +7,8 @@ latent frame stands for a single picture frame.
 
 from __future__ import annotations
 
+import hashlib
+from collections import OrderedDict
 from dataclasses import dataclass
 
 import torch
@@ -35,6 +37,24 @@ def plain_sink(
     """Encode pixels [3, H, W] as the beginning of a still video."""
     motion = encode_still(vae, pixels, num_frames=PLAIN_MOTION_FRAMES, latents_per_call=latents_per_call)
     return SinkLatents(reference=motion[:, :, :1], motion=motion)
+
+
+class SinkCache:
+    """The plain sinks of the latest portraits: the next voice for the same one begins without encoding it again."""
+
+    def __init__(self, max_entries: int = 8) -> None:
+        self._max_entries = max_entries
+        self._sinks: OrderedDict[tuple[object, ...], SinkLatents] = OrderedDict()
+
+    def plain_sink(self, vae: StreamingVae, pixels: Tensor, *, latents_per_call: int) -> SinkLatents:
+        """Return `plain_sink` of pixels [3, H, W] on the host; encoded in the same pieces, it is kept bit by bit."""
+        digest = hashlib.sha256(pixels.numpy().tobytes()).digest()
+        key = (digest, pixels.shape, latents_per_call, vae.num_tiles)
+        sink = self._sinks.pop(key, None) or plain_sink(vae, pixels, latents_per_call=latents_per_call)
+        self._sinks[key] = sink
+        while len(self._sinks) > self._max_entries:
+            self._sinks.popitem(last=False)
+        return sink
 
 
 def steady_sink(vae: StreamingVae, pixels: Tensor) -> SinkLatents:

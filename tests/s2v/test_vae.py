@@ -8,6 +8,7 @@ from torch import Tensor
 
 from liveavatar.conditioning.reference import (
     STEADY_MOTION_FRAMES,
+    SinkCache,
     encode_still,
     plain_sink,
     steady_sink,
@@ -102,3 +103,28 @@ def test_the_steady_call_compares_no_tensor_with_a_word(
     monkeypatch.setattr(torch.Tensor, "__ne__", refuse)
     frames, _ = vae.decode_next(latents_of(4)[:, :, 1:], cache)
     assert frames.shape[2] == 12
+
+
+def test_a_portrait_is_encoded_once_for_many_voices(
+    vae: StreamingVae, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded: list[torch.Tensor] = []
+    encode = vae.encode_next
+    monkeypatch.setattr(
+        vae, "encode_next", lambda frames, cache: (encoded.append(frames), encode(frames, cache))[1]
+    )
+    sinks = SinkCache(max_entries=2)
+    first, second, third = (torch.full((3, 64, 64), level) for level in (-0.5, 0.0, 0.5))
+    sink = sinks.plain_sink(vae, first, latents_per_call=3)
+    assert torch.equal(sink.motion, plain_sink(vae, first).motion)
+    encoded.clear()
+    assert sinks.plain_sink(vae, first.clone(), latents_per_call=3) is sink
+    assert not encoded
+    assert not torch.equal(sinks.plain_sink(vae, second, latents_per_call=3).motion, sink.motion)
+    sinks.plain_sink(vae, first, latents_per_call=3)  # looked at again, so the other one is the oldest
+    sinks.plain_sink(vae, third, latents_per_call=3)
+    encoded.clear()
+    sinks.plain_sink(vae, first, latents_per_call=3)
+    assert not encoded
+    sinks.plain_sink(vae, second, latents_per_call=3)
+    assert encoded, "only so many are kept"

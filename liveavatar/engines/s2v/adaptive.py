@@ -178,6 +178,7 @@ class AdaptiveVideo:
             past=self._past(backdrop_of(reference)),
             meter=self._meter,
             host_caches=self._parts.host_caches if plan.offload.caches else None,
+            sinks=self._parts.sinks,
         )
 
     # ------------------------------------------------------------------------------ what was made

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from liveavatar.conditioning.audio import AudioEncoder, load_audio_encoder
 from liveavatar.conditioning.prompt_cache import PromptCache
+from liveavatar.conditioning.reference import SinkCache
 from liveavatar.conditioning.text import PromptEncoder
 from liveavatar.core.errors import Diagnosis, EngineFailed
 from liveavatar.core.parallel import KvPrecision, Precision
@@ -58,6 +59,7 @@ class Parts:
     vae: StreamingVae
     audio_encoder: AudioEncoder
     prompts: Prompts
+    sinks: SinkCache = field(default_factory=SinkCache)
 
     @property
     def precision(self) -> Precision:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from liveavatar.conditioning.audio import AudioEncoder
 from liveavatar.conditioning.audio_stream import AudioFeatureStream
-from liveavatar.conditioning.reference import SinkLatents, plain_sink
+from liveavatar.conditioning.reference import SinkCache, SinkLatents
 from liveavatar.conditioning.resample import Floats
 from liveavatar.core.plan import ExecutionPlan
 from liveavatar.engines.s2v.meter import Meter
@@ -80,6 +80,7 @@ class PictureStream:
         past: Past | None = None,
         meter: Meter,
         host_caches: HostCaches | None = None,
+        sinks: SinkCache | None = None,
     ) -> None:
         """Prepare; nothing large is computed before the first picture is asked for.
 
@@ -111,7 +112,7 @@ class PictureStream:
             vae,
             _sink_of_past(vae, past, plan.latents_per_decode)
             if past
-            else plain_sink(vae, reference, latents_per_call=plan.latents_per_decode),
+            else (sinks or SinkCache()).plain_sink(vae, reference, latents_per_call=plan.latents_per_decode),
             self._counted(speech),
             self._clip_noise,
             latents_per_decode=plan.latents_per_decode,
