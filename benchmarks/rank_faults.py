@@ -221,8 +221,13 @@ def _longest_s(fault: Fault) -> float:
 
 
 def _running_ranks() -> list[int]:
-    children = psutil.Process().children(recursive=True)
-    return [child.pid for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+    """Return the engine's processes that still run; other children may be somebody else's."""
+    left = []
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if child.status() != psutil.STATUS_ZOMBIE and MODULE in child.cmdline():
+                left.append(child.pid)
+    return left
 
 
 def main() -> int:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny networks on several threads mostly wait for each other
+
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
