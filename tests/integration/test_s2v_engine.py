@@ -245,6 +245,6 @@ def test_memory_does_not_grow_with_the_video(
 
 def _tensor_bytes() -> int:
     """Return the memory of all tensors, which Python's own count leaves out."""
-    tensors = (each for each in gc.get_objects() if issubclass(type(each), torch.Tensor))
+    tensors = (each for each in gc.get_objects() if type(each) in (torch.Tensor, torch.nn.Parameter))
     storages = {each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in tensors}
     return sum(storages.values())
