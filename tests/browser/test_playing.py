@@ -114,17 +114,18 @@ def test_a_slow_engine_counts_down_first_and_starts_with_enough_in_hand(
     studio.page.evaluate(
         """() => { const {player} = window.studio.stage;
             player.addEventListener("phase", () => { if (player.phase === "playing")
-                window.atStart ??= {ahead: player.ahead(), needed: player.neededAhead()}; }); }"""
+                (window.starts ??= []).push([player.ahead(), player.neededAhead()]); }); }"""
     )
     studio.give(portrait, voice)
-    studio.describe("pace=20")
+    studio.describe("pace=14")
     studio.generate()
     waiting = studio.page.locator("#studio-stage .waiting p")
     waiting.filter(has_text=re.compile(r"Plays in \d+ s")).wait_for(timeout=20_000)
     studio.wait_until("video.ended", timeout_s=60)
-    at_start = studio.page.evaluate("window.atStart")
-    assert at_start["ahead"] >= at_start["needed"]
-    assert at_start["ahead"] > 1.0, "a fast engine would have started after half a second"
+    starts = studio.page.evaluate("window.starts")
+    assert all(ahead >= needed for ahead, needed in starts)
+    # Before the engine's pace is known, it counts as fast: then the first start is after half a second.
+    assert max(ahead for ahead, _ in starts) > 1.0, "it waited for more than a fast engine needs"
 
 
 def test_two_tabs_work_at_the_same_time(paced: App, new_page: NewPage, portrait: Path, voice: Path) -> None:
