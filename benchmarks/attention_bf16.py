@@ -32,8 +32,8 @@ from benchmarks.attention_int8 import (
     milliseconds,
     name_of,
     rate,
-    relative_rms,
 )
+from benchmarks.difference import relative_rms
 from liveavatar.models.s2v.attention import cudnn_attention, flash_attention
 from liveavatar.models.s2v.hopper import why_unsuitable
 

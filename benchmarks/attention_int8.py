@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.attention_statistics import EPS, KINDS, AttentionInputs, Kind, draw_inputs
+from benchmarks.difference import relative_rms
 from liveavatar.models.s2v.attention import cudnn_attention, native_attention
 from liveavatar.models.s2v.int8_attention import arithmetic, operators, probe
 from liveavatar.models.s2v.int8_attention.cache import Int8LayerCache, new_layer
@@ -191,11 +192,6 @@ def measure_error(kind: Kind, num_queries: int, num_keys: int) -> dict[str, Any]
         "int8_arithmetic": round(relative_rms(expected, exact), 5),
         "int8_from_arithmetic": round(relative_rms(int8, expected), 5),
     }
-
-
-def relative_rms(actual: Tensor, expected: Tensor) -> float:
-    """Return the root mean square of the difference over that of the expected values."""
-    return float((actual.double() - expected.double()).norm() / expected.double().norm())
 
 
 # ---------------------------------------------------------------------------------------------- time

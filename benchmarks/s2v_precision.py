@@ -19,14 +19,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.difference import relative_rms
 from liveavatar.core.parallel import KvPrecision
+from liveavatar.engines.s2v.bench.random_parts import TRANSFORMERS, with_layers
 from liveavatar.engines.s2v.bench.run import describe_machine
 from liveavatar.loading.quantize import quantize_linears
-from liveavatar.models.s2v import S2V_14B, S2VTransformer, TokenGrid
+from liveavatar.models.s2v import S2VTransformer, TokenGrid
 
 WARM_UP_BLOCKS, TIMED_BLOCKS = 4, 4
 SINK_DISTANCE = 20
-TINY = {"dim": 96, "ffn_dim": 160, "num_heads": 6, "freq_dim": 64, "text_dim": 40, "audio_dim": 32}
 LARGE_CHANNELS, LARGE_FACTOR, SPREAD = 0.002, 6.0, 0.4
 
 
@@ -43,7 +44,7 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     width, height = map(int, options.size.split("x"))
     grid = TokenGrid(latent_height=height // 8, latent_width=width // 8)
-    config = S2V_14B | (TINY if options.model == "tiny" else {}) | layers(options.layers)
+    config = TRANSFORMERS[options.model] | with_layers(options.layers)
 
     def velocities(
         dtype: torch.dtype,
@@ -83,12 +84,6 @@ def main() -> None:
         print(json.dumps({name: results[name]}), flush=True)
     if options.out is not None:
         options.out.write_text(json.dumps(results, indent=1) + "\n")
-
-
-def layers(count: int) -> dict[str, Any]:
-    """Return the part of the configuration that says how many layers there are and which hear."""
-    heard = [index for index in S2V_14B["audio_inject_layers"] if index < count]
-    return {"num_layers": count, "audio_inject_layers": heard}
 
 
 def realistic_model(config: dict[str, Any], device: torch.device) -> S2VTransformer:
@@ -132,11 +127,6 @@ def run_blocks(model: S2VTransformer, grid: TokenGrid, kv: KvPrecision) -> Tenso
         if block >= WARM_UP_BLOCKS:
             found.append(velocity.float())
     return torch.stack(found)
-
-
-def relative_rms(found: Tensor, expected: Tensor) -> float:
-    """Return the root mean square of the difference over that of the expected values."""
-    return ((found - expected).pow(2).mean() / expected.pow(2).mean()).sqrt().item()
 
 
 if __name__ == "__main__":

@@ -16,7 +16,9 @@ import time
 import torch
 from torch import Tensor
 
+from benchmarks.difference import relative_rms
 from liveavatar.core.parallel import KvPrecision
+from liveavatar.engines.s2v.bench.random_parts import with_layers
 from liveavatar.loading.quantize import quantize_linears
 from liveavatar.models.s2v import S2V_14B, S2VTransformer, TokenGrid
 from liveavatar.models.s2v.kv_cache import BlockPosition, KVCache
@@ -63,11 +65,9 @@ def main() -> None:
 
 def random_model(num_layers: int, precision: str, device: torch.device) -> S2VTransformer:
     """Return a model of the published width, built layer by layer on the device."""
-    injected = [index for index in S2V_14B["audio_inject_layers"] if index < num_layers]
-    config = S2V_14B | {"num_layers": num_layers, "audio_inject_layers": injected}
     torch.set_default_dtype(torch.bfloat16)
     with device:
-        model: S2VTransformer = S2VTransformer(**config).eval()
+        model: S2VTransformer = S2VTransformer(**(S2V_14B | with_layers(num_layers))).eval()
     torch.set_default_dtype(torch.float32)
     if precision == "fp8":
         quantize_linears(model)
@@ -133,11 +133,6 @@ def synchronize() -> None:
     """Wait for the device."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-
-
-def relative_rms(actual: Tensor, expected: Tensor) -> float:
-    """Return the root mean square of the difference over that of the expected tensor."""
-    return float((actual.float() - expected.float()).norm() / expected.float().norm())
 
 
 def report(times_ms: list[float], num_layers: int, device: torch.device) -> None:

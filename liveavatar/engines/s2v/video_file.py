@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+from numpy.typing import NDArray
 from PIL import Image
 
 from liveavatar.conditioning.image import prepare_picture
@@ -53,14 +54,19 @@ class VideoFile:
 
 def silent_request(folder: Path, num_frames: int) -> ValidatedRequest:
     """Return a request for a silent video of a grey picture whose files lie in `folder`."""
+    return grey_request("warm-up", folder, np.zeros(num_frames * _SAMPLES_PER_PICTURE, np.int16), side=256)
+
+
+def grey_request(job_id: str, folder: Path, samples: NDArray[np.int16], *, side: int) -> ValidatedRequest:
+    """Return a request for a grey picture of `side` pixels that says the samples; its files lie in `folder`."""
     picture, voice = folder / "picture.png", folder / "voice.wav"
-    Image.new("RGB", (256, 256), "grey").save(picture)
-    soundfile.write(voice, np.zeros(num_frames * _SAMPLES_PER_PICTURE, np.int16), AUDIO_RATE)
+    Image.new("RGB", (side, side), "grey").save(picture)
+    soundfile.write(voice, samples, AUDIO_RATE)
     return ValidatedRequest(
-        job_id="warm-up",
+        job_id=job_id,
         image_path=str(picture),
         audio_path=str(voice),
-        audio_seconds=num_frames / FPS,
+        audio_seconds=len(samples) / AUDIO_RATE,
         prompt="",
         seed=0,
         face_clicks=None,

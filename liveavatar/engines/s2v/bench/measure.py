@@ -12,9 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
 import torch
-from PIL import Image
 from torch import Tensor
 
 from liveavatar.conditioning.reference import SinkLatents, plain_sink
@@ -24,6 +22,7 @@ from liveavatar.core.request import AUDIO_RATE, ValidatedRequest
 from liveavatar.engines.s2v.engine import S2vEngine
 from liveavatar.engines.s2v.parts import Parts
 from liveavatar.engines.s2v.video import speech_blocks
+from liveavatar.engines.s2v.video_file import grey_request
 from liveavatar.models.s2v import TokenGrid
 from liveavatar.models.vae import VaeCache
 from liveavatar.pipeline.decode import PICTURES_PER_BLOCK
@@ -246,17 +245,5 @@ def _bound(call: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:
 
 def _noise_request(folder: Path, num_frames: int) -> ValidatedRequest:
     """Return a request for a grey picture and a noisy voice of `num_frames` picture frames, 25 per second."""
-    picture, voice = folder / "picture.png", folder / "voice.wav"
-    Image.new("RGB", (1024, 1024), "grey").save(picture)
-    samples = np.random.default_rng(0).standard_normal(num_frames * AUDIO_RATE // FPS)
-    soundfile.write(voice, (3000 * samples).astype(np.int16), AUDIO_RATE)
-    return ValidatedRequest(
-        job_id="bench",
-        image_path=str(picture),
-        audio_path=str(voice),
-        audio_seconds=num_frames / FPS,
-        prompt="",
-        seed=0,
-        face_clicks=None,
-        whole_picture=False,
-    )
+    samples = 3000 * np.random.default_rng(0).standard_normal(num_frames * AUDIO_RATE // FPS)
+    return grey_request("bench", folder, samples.astype(np.int16), side=1024)

@@ -81,6 +81,12 @@ def random_parts(model: str, plan: ExecutionPlan, device: torch.device) -> Parts
     )
 
 
+def with_layers(num_layers: int) -> dict[str, Any]:
+    """Return what a transformer configuration says of its layers when there are so many."""
+    injected = [index for index in S2V_14B["audio_inject_layers"] if index < num_layers]
+    return {"num_layers": num_layers, "audio_inject_layers": injected}
+
+
 def random_vae(width: int, device: torch.device, dtype: torch.dtype) -> StreamingVae:
     """Return a video autoencoder of the given base width; 96 is the published one."""
     text = (files("liveavatar.models") / "wan2_1_vae.json").read_text(encoding="utf-8")
