@@ -55,9 +55,9 @@ class AttentionInputs:
 
     def attend(self, dtype: torch.dtype, *, num_queries: int | None = None) -> Tensor:
         """Return the attention `[L, H, K]` of the first queries, head by head, in this dtype throughout."""
-        q, k, v = (x.transpose(0, 1) for x in self.rotated(dtype))
+        q, k, v = (x.transpose(0, 1)[:, None] for x in self.rotated(dtype))
         heads = [
-            F.scaled_dot_product_attention(*(x[None, None, head] for x in (q[:, :num_queries], k, v)))[0, 0]
+            F.scaled_dot_product_attention(q[head, None, :, :num_queries], k[head, None], v[head, None])[0, 0]
             for head in range(self.num_heads)
         ]
         return torch.stack(heads, dim=1)

@@ -208,7 +208,7 @@ def run(bench: Bench) -> None:
 
 def _plan(options: argparse.Namespace, width: int, height: int) -> ExecutionPlan:
     if options.model == "tiny":
-        choice.AUTO_AREAS = TINY_SIZES  # type: ignore[assignment]
+        choice.AUTO_AREAS = TINY_SIZES
         return ExecutionPlan(
             engine="s2v", width=width, height=height, parallel=ParallelPlan(step_split=(4,)),
             offload=Offload(text_encoder=True),

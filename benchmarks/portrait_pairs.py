@@ -109,7 +109,7 @@ def check(path: Path, voice_s: float) -> dict[str, Any]:
     with av.open(str(path)) as container:
         picture, sound = container.streams.video[0], container.streams.audio[0]
         size = f"{picture.width}*{picture.height}"
-        lengths = [float(stream.duration * stream.time_base) for stream in (picture, sound)]
+        lengths = [float((stream.duration or 0) * (stream.time_base or 0)) for stream in (picture, sound)]
         num_frames = sum(1 for _ in container.decode(picture))
     with av.open(str(path)) as container:
         num_samples = sum(frame.samples for frame in container.decode(audio=0))

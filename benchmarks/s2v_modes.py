@@ -99,7 +99,7 @@ class ModeRun:
         kernel = parts.transformer.select_attention()
         report(self._mode, loaded_s=_since(started), attention=kernel, **_memory(self._device))
         if self._device.type == "cuda" and not self._options.eager:
-            compile_parts(parts, None)
+            compile_parts(parts.transformer, parts.vae, None)
         started = time.perf_counter()
         with torch.inference_mode():
             self._video(parts, num_blocks=1)

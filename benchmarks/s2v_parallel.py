@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.multiprocessing
-from torch import Tensor
+from torch import Tensor, multiprocessing
+from torch.multiprocessing.spawn import spawn
 
 from liveavatar.conditioning.reference import SinkLatents
 from liveavatar.core.parallel import ParallelPlan
@@ -63,14 +63,14 @@ def main() -> None:
 def run_plan(plan: ParallelPlan, options: argparse.Namespace) -> tuple[Tensor, dict[str, Any]]:
     """Return the latents [blocks, 16, 3, h, w] and what was measured."""
     started = time.perf_counter()
-    context = torch.multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("spawn")
     turn = context.Lock()
     with tempfile.TemporaryDirectory() as folder, socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
         probe.close()
         arguments = (plan, options, port, turn, Path(folder))
-        ranks = torch.multiprocessing.spawn(_run_rank, arguments, nprocs=plan.world_size, join=False)
+        ranks = spawn(_run_rank, arguments, nprocs=plan.world_size, join=False)
         deadline = time.monotonic() + PLAN_TIMEOUT_S
         while not ranks.join(timeout=1):
             if time.monotonic() > deadline:
