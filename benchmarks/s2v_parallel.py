@@ -142,9 +142,9 @@ def _run_rank(
             sink=SinkLatents(reference=random(1, 16, 1, *size), motion=random(1, 16, 19, *size)),
             speech=[random(1, 25, config["audio_dim"], 12).float() for _ in range(options.blocks)],
             randomness=SeededRandomness(0),
-            should_stop=lambda: False,
+            admit=lambda message: message,
         )
-        latents = [block.cpu() for block in made]
+        latents = [message.latents.cpu() for message in made]
     if rank.place.decodes:
         torch.save(torch.stack(latents), folder / "latents.pt")
     measured = {

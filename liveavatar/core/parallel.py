@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -82,6 +83,15 @@ class ParallelPlan:
     def num_steps(self) -> int:
         """Return the denoising steps of all stages."""
         return sum(self.step_split)
+
+    def with_steps(self, num_steps: int) -> ParallelPlan:
+        """Return the layout on the same ranks with so many steps, spread evenly, rather more on the first stages.
+
+        Raises ValueError where that cannot be.
+        """
+        each, num_longer = divmod(num_steps, len(self.step_split))
+        split = tuple(each + (stage < num_longer) for stage in range(len(self.step_split)))
+        return dataclasses.replace(self, step_split=split)
 
     @property
     def ranks_per_stage(self) -> int:

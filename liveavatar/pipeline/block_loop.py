@@ -4,8 +4,8 @@
 
 A *block* is 3 latent frames denoised together, a *clip* is as many blocks as attention looks back over. What flows is
 a `BlockMessage`. Within a process, one generator iterates over the next; between ranks, a link (links.py) carries the
-messages. Only the first rank looks whether to stop: it then sends no further block, and the end of the stream reaches
-all others in order.
+messages. Only the first rank decides whether a block is made and in how many steps: the message carries that, so all
+change with the same block. To stop, it sends no further block, and the end of the stream reaches all others in order.
 
 From the second clip on, the model's own first latent frame is the reference: colours no longer drift away from what
 it makes of the picture. The last stage publishes that frame, and every stage takes it up before the second clip.
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from itertools import islice
 from typing import Protocol
 
 import torch
@@ -28,6 +27,9 @@ from liveavatar.pipeline.decode import WARM_UP_LATENTS, decode_blocks
 from liveavatar.pipeline.denoise import Denoiser
 from liveavatar.pipeline.message import BlockMessage
 from liveavatar.pipeline.randomness import ClipNoise
+
+# What the first rank makes of a block that is to begin: None ends the stream instead.
+Admit = Callable[[BlockMessage], BlockMessage | None]
 
 
 class SinkRefresh(Protocol):
@@ -67,24 +69,30 @@ class KeptReference:
 
 
 def noise_blocks(
-    speech_blocks: Iterable[Tensor], clip_noise: ClipNoise, *, blocks_per_clip: int = CLIP_BLOCKS
+    speech_blocks: Iterable[Tensor],
+    clip_noise: ClipNoise,
+    *,
+    num_steps: Callable[[], int],
+    blocks_per_clip: int = CLIP_BLOCKS,
 ) -> Iterator[BlockMessage]:
-    """Yield a message of pure noise for each block of speech, for as long as there is speech."""
+    """Yield a message of pure noise for each block of speech, for as long as there is speech.
+
+    `num_steps` is asked for every block.
+    """
     for block, speech in enumerate(speech_blocks):
         clip, index = divmod(block, blocks_per_clip)
         if index == 0:
             noise = clip_noise(clip)
-        yield BlockMessage(block=block, latents=block_of(noise, index), speech=speech)
+        latents = block_of(noise, index)
+        yield BlockMessage(block=block, num_steps=num_steps(), latents=latents, speech=speech)
 
 
-def until_stopped(
-    messages: Iterable[BlockMessage], should_stop: Callable[[], bool]
-) -> Iterator[BlockMessage]:
-    """Yield the messages until they end or the operator wants no more."""
+def admitted(messages: Iterable[BlockMessage], admit: Admit) -> Iterator[BlockMessage]:
+    """Yield the messages as they are admitted, until they end or one is not."""
     for message in messages:
-        if should_stop():
+        if (taken := admit(message)) is None:
             return
-        yield message
+        yield taken
 
 
 def denoise_blocks(
@@ -104,17 +112,20 @@ def denoise_blocks(
     """
     messages = iter(messages)
     denoiser.set_sink(sink)
-    num_messages, messages_per_clip = 0, blocks_per_clip * denoiser.visits
+    has_begun = clip_is_done = False
     with in_step():
-        for message in islice(messages, messages_per_clip):
+        for message in messages:
+            has_begun = True
             done = denoiser.advance(message, masks)
-            if done.block == 0 and done.step == denoiser.num_steps:
+            if done.block == 0 and done.step == done.num_steps:
                 refresh.publish(done.latents[None, :, :1])
-            num_messages += 1
+            clip_is_done = message.block == blocks_per_clip - 1 and denoiser.is_last_visit(message)
             yield done
-    if num_messages:
+            if clip_is_done:
+                break
+    if has_begun:
         own_reference = refresh.receive()  # also where the video is over: nothing published may be left over
-    if num_messages < messages_per_clip:
+    if not clip_is_done:
         return
     denoiser.set_sink(SinkLatents(reference=own_reference, motion=sink.motion))
     with in_step():
@@ -129,6 +140,7 @@ def stream_blocks(
     speech_blocks: Iterable[Tensor],
     clip_noise: ClipNoise,
     *,
+    num_steps: Callable[[], int],
     blocks_per_clip: int = CLIP_BLOCKS,
     num_skipped_pictures: int = 0,
     latents_per_decode: int = FRAMES_PER_BLOCK,
@@ -143,7 +155,7 @@ def stream_blocks(
     decoder starts from their end, and the reference stays. `between` sees the blocks on their way to the decoder.
     """
     refresh: SinkRefresh = KeptReference(sink.reference) if goes_on else LocalRefresh()
-    messages = noise_blocks(speech_blocks, clip_noise, blocks_per_clip=blocks_per_clip)
+    messages = noise_blocks(speech_blocks, clip_noise, num_steps=num_steps, blocks_per_clip=blocks_per_clip)
     denoised = denoise_blocks(messages, denoiser, sink, refresh, blocks_per_clip=blocks_per_clip, masks=masks)
     return decode_blocks(
         vae,

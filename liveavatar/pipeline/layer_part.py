@@ -13,21 +13,18 @@ order. So the turns change no number.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
 from liveavatar.conditioning.reference import SinkLatents
-from liveavatar.core.parallel import MAX_STEPS, KvPrecision
-from liveavatar.models.s2v import S2VTransformer, TokenGrid, routing_masks
+from liveavatar.models.s2v import S2VTransformer, routing_masks
 from liveavatar.models.s2v.audio_injector import AudioCondition
 from liveavatar.models.s2v.config import CLIP_BLOCKS
-from liveavatar.parallel.cache_offload import HostCaches
+from liveavatar.pipeline.denoise import StageMemory
 from liveavatar.pipeline.message import BlockMessage
-from liveavatar.pipeline.randomness import SinkDistance
-from liveavatar.pipeline.schedule import euler_step, noise_schedule
 
 
 class SinkSource(Protocol):
@@ -44,38 +41,20 @@ class SinkTarget(Protocol):
         """Send them on."""
 
 
-class PartDenoiser:
-    """Takes a block through one step in this part's layers.
-
-    `before` and `behind` lead to the neighbouring parts; None where this part is the first or the last.
-    """
+class PartDenoiser(StageMemory):
+    """Takes a block through one step in this part's layers."""
 
     def __init__(
         self,
         model: S2VTransformer,
         *,
-        grid: TokenGrid,
-        text: Tensor,
-        sink_distance: SinkDistance,
         before: SinkSource | None,
         behind: SinkTarget | None,
-        num_steps: int = MAX_STEPS,
-        steps: range,
-        blocks_per_clip: int = CLIP_BLOCKS,
-        kv_precision: KvPrecision = "bf16",
-        host_caches: HostCaches | None = None,
+        **settings: Any,
     ) -> None:
-        self.num_steps, self.steps = num_steps, steps
-        self.visits = len(steps)
-        self._model = model
+        """`before` and `behind` lead to the neighbouring parts; None where this part is the first or the last."""
+        super().__init__(model, **settings)
         self._before, self._behind = before, behind
-        self._sigmas, timesteps = noise_schedule(num_steps)
-        self._times = {step: model.encode_time(timesteps[step]) for step in steps}
-        self._text = model.encode_text(text)
-        allocate = model.allocate_caches if host_caches is None else host_caches.allocate
-        caches = allocate(grid, len(steps), capacity_blocks=blocks_per_clip, precision=kv_precision)
-        self._caches = dict(zip(steps, caches, strict=True))
-        self._sink_distance = sink_distance
         self._audio: dict[int, Mapping[int, AudioCondition]] = {}  # of the blocks that take turns
 
     def set_sink(self, sink: SinkLatents) -> None:
@@ -85,13 +64,16 @@ class PartDenoiser:
             tokens = self._model.embed_sink(sink.reference[0].to(dtype), sink.motion[0].to(dtype))
         else:
             tokens = self._before.receive_sink()
-        tokens = self._model.prefill_layers(tokens, self._text, list(self._caches.values()))
+        tokens = self._model.prefill_layers(tokens, self._text, self._all_caches)
         if self._behind is not None:
             self._behind.send_sink(tokens)
 
     def advance(self, message: BlockMessage, masks: Tensor | None = None) -> BlockMessage:
         """Return the message with tokens for the next part, or with the latents after the step."""
-        step, cache = message.step, self._caches[message.step]
+        self.set_steps(message.num_steps)
+        if not self.steps:
+            return message
+        step, cache = message.step, self._cache(message.step)
         tokens = self._model.embed(message.latents) if message.tokens is None else message.tokens
         tokens = self._model.run_layers(
             tokens,
@@ -105,17 +87,20 @@ class PartDenoiser:
         if self._behind is not None:
             return replace(message, tokens=tokens)
         velocity = self._model.unembed(tokens, self._times[step], message.latents.shape)
-        latents = euler_step(
-            message.latents, velocity, sigma=self._sigmas[step], next_sigma=self._sigmas[step + 1]
-        )
+        latents = self._euler_step(message.latents, velocity, step)
         return replace(message, latents=latents, step=step + 1, tokens=None)
+
+    def is_last_visit(self, message: BlockMessage) -> bool:
+        """A block comes here once per step, and once where it is let pass."""
+        return not self.steps or message.step == self.steps[-1]
 
     def _hear(self, message: BlockMessage) -> Mapping[int, AudioCondition]:
         """Return what the injections of this part need of a block's speech: computed at its first visit."""
         if message.step == self.steps.start:
             self._audio[message.block] = self._model.encode_audio(message.speech)
-        is_last_visit = message.step == self.steps[-1]
-        return self._audio.pop(message.block) if is_last_visit else self._audio[message.block]
+        if self.is_last_visit(message):
+            return self._audio.pop(message.block)
+        return self._audio[message.block]
 
 
 def take_turns(
@@ -123,27 +108,32 @@ def take_turns(
     returning: Iterator[BlockMessage],
     *,
     num_parts: int,
-    num_steps: int,
+    visits: Callable[[int], int],
     blocks_per_clip: int = CLIP_BLOCKS,
 ) -> Iterator[BlockMessage]:
     """Yield what the first part has to do: fresh blocks, and those that come back from the last part.
 
-    The first clip is brought to its end before the second begins: the sink is refreshed between them.
+    `visits` says how often a block of so many steps in all comes here. The first clip is brought to its end before
+    the second begins: the sink is refreshed between them. Blocks under way are brought to their end before one with
+    another number of steps begins: it would overtake them where it leaves out a step.
     """
     fresh = iter(fresh)
-    steps_left: deque[int] = deque()  # of the blocks under way, the one whose turn it is first
-    num_taken = 0
+    visits_left: deque[int] = deque()  # of the blocks under way, the one whose turn it is first
+    waiting: BlockMessage | None = None  # the next fresh block
+    num_taken = num_steps = 0
     while True:
-        if len(steps_left) < num_parts and not (num_taken == blocks_per_clip and steps_left):
-            message = next(fresh, None)
-            if message is not None:
-                num_taken += 1
-                steps_left.append(num_steps - 1)
-                yield message
-                continue
-        if not steps_left:
+        is_clip_ending = num_taken == blocks_per_clip and visits_left
+        if waiting is None and len(visits_left) < num_parts and not is_clip_ending:
+            waiting = next(fresh, None)
+        if waiting is not None and (waiting.num_steps == num_steps or not visits_left):
+            message, waiting = waiting, None
+            num_taken, num_steps = num_taken + 1, message.num_steps
+            visits_left.append(visits(num_steps) - 1)
+            yield message
+        elif visits_left:
+            left = visits_left.popleft()
+            if left:
+                yield next(returning)
+                visits_left.append(left - 1)
+        else:
             return
-        left = steps_left.popleft()
-        if left:
-            yield next(returning)
-            steps_left.append(left - 1)

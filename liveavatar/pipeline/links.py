@@ -21,9 +21,9 @@ from torch import Tensor
 from liveavatar.pipeline.message import BlockMessage
 
 _BLOCK, _END, _SINK_TOKENS = range(3)
-_NUM_TENSORS, _MAX_DIMS = 3, 5
+_NUM_NUMBERS, _NUM_TENSORS, _MAX_DIMS = 3, 3, 5
 _NUMBERS_PER_TENSOR = 2 + _MAX_DIMS  # dtype, dimensions, shape
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int64)
 
 
 class Link:
@@ -55,11 +55,12 @@ class Link:
 
     def send(self, message: BlockMessage) -> None:
         """Send a message without waiting for the receiver, unless too many are still under way."""
-        self._put(_BLOCK, (message.block, message.step), (message.latents, message.speech, message.tokens))
+        numbers = message.block, message.num_steps, message.step
+        self._put(_BLOCK, numbers, (message.latents, message.speech, message.tokens))
 
     def send_end(self) -> None:
         """Say that the video has no more blocks."""
-        self._put(_END, (0, 0), (None,) * _NUM_TENSORS)
+        self._put(_END, (0, 0, 0), (None,) * _NUM_TENSORS)
 
     def flush(self) -> None:
         """Wait until the receiver has taken everything."""
@@ -67,17 +68,19 @@ class Link:
 
     def send_sink(self, tokens: Tensor) -> None:
         """Send the sink's tokens as a part of the layers leaves them."""
-        self._put(_SINK_TOKENS, (0, 0), (None, None, tokens))
+        self._put(_SINK_TOKENS, (0, 0, 0), (None, None, tokens))
 
     def receive(self) -> BlockMessage | None:
         """Wait for the next message; None says that the video has no more blocks."""
-        kind, (block, step), (latents, speech, tokens) = self._take()
+        kind, (block, num_steps, step), (latents, speech, tokens) = self._take()
         if kind == _END:
             return None
         assert kind == _BLOCK, f"a block was expected from rank {self._peer}, not kind {kind}"
         assert latents is not None, "a block has latents"
         assert speech is not None, "a block has speech"
-        return BlockMessage(block=block, step=step, latents=latents, speech=speech, tokens=tokens)
+        return BlockMessage(
+            block=block, num_steps=num_steps, step=step, latents=latents, speech=speech, tokens=tokens
+        )
 
     def receive_all(self) -> Iterator[BlockMessage]:
         """Yield the blocks of a video in order."""
@@ -91,10 +94,10 @@ class Link:
         assert tokens is not None, "a sink has tokens"
         return tokens
 
-    def _put(self, kind: int, numbers: tuple[int, int], tensors: tuple[Tensor | None, ...]) -> None:
+    def _put(self, kind: int, numbers: tuple[int, ...], tensors: tuple[Tensor | None, ...]) -> None:
         self._wait_until_under_way(self._max_under_way - 1)
         header = torch.tensor(
-            [self._sequence, kind, *numbers, *(number for tensor in tensors for number in _describe(tensor))]
+            [self._sequence, kind, *numbers, *(number for tensor in tensors for number in describe(tensor))]
         )
         parts = [header]
         for index, tensor in enumerate(tensors):
@@ -103,10 +106,11 @@ class Link:
         self._under_way.append([(self._isend(part), part) for part in parts])
         self._sequence += 1
 
-    def _take(self) -> tuple[int, tuple[int, int], list[Tensor | None]]:
-        header = torch.empty(4 + _NUM_TENSORS * _NUMBERS_PER_TENSOR, dtype=torch.int64)
+    def _take(self) -> tuple[int, list[int], list[Tensor | None]]:
+        header = torch.empty(2 + _NUM_NUMBERS + _NUM_TENSORS * _NUMBERS_PER_TENSOR, dtype=torch.int64)
         self._receive_into(header)
-        sequence, kind, first, second, *descriptions = header.tolist()
+        sequence, kind, *rest = header.tolist()
+        numbers, descriptions = rest[:_NUM_NUMBERS], rest[_NUM_NUMBERS:]
         assert sequence == self._sequence, (
             f"message {sequence} from rank {self._peer}, {self._sequence} expected"
         )
@@ -114,11 +118,11 @@ class Link:
         tensors: list[Tensor | None] = []
         for index in range(_NUM_TENSORS):
             start = index * _NUMBERS_PER_TENSOR
-            tensor = _allocate(descriptions[start : start + _NUMBERS_PER_TENSOR], self._wire_device(index))
+            tensor = allocate(descriptions[start : start + _NUMBERS_PER_TENSOR], self._wire_device(index))
             if tensor is not None and tensor.numel():
                 self._receive_into(tensor)
             tensors.append(None if tensor is None else tensor.to(self._device))
-        return kind, (first, second), tensors
+        return kind, numbers, tensors
 
     def _wire_device(self, index: int) -> torch.device:
         is_tokens = index == _NUM_TENSORS - 1
@@ -184,7 +188,7 @@ class RankRefresh:
         return self._latents.to(self._device)
 
 
-def _describe(tensor: Tensor | None) -> list[int]:
+def describe(tensor: Tensor | None) -> list[int]:
     """Return what a receiver must know to make room: -1 for no tensor, else dtype, dimensions and shape."""
     if tensor is None:
         return [-1] * _NUMBERS_PER_TENSOR
@@ -192,6 +196,7 @@ def _describe(tensor: Tensor | None) -> list[int]:
     return [_DTYPES.index(tensor.dtype), len(shape), *shape, *[0] * (_MAX_DIMS - len(shape))]
 
 
-def _allocate(description: list[int], device: torch.device) -> Tensor | None:
+def allocate(description: list[int], device: torch.device) -> Tensor | None:
+    """Return room for the described tensor, or None."""
     dtype, dims, *shape = description
     return None if dtype < 0 else torch.empty(shape[:dims], dtype=_DTYPES[dtype], device=device)

@@ -12,7 +12,8 @@ class BlockMessage:
     """All that a stage, or a part of its layers, needs of one block."""
 
     block: int  # counted from the start of the video
-    step: int = 0  # the denoising step that comes next
+    num_steps: int  # denoising steps of its whole schedule
+    step: int = 0  # the one that comes next
     latents: Tensor  # [16, 3, h, w] at the noise level before that step
     speech: Tensor  # [A, 25, C, 12]
     tokens: Tensor | None = (

@@ -43,3 +43,22 @@ class SeededRandomness:
         generator = torch.Generator(like.device).manual_seed(self._seed + clip)
         shape = (LATENT_CHANNELS, self._num_frames, height, width)
         return torch.randn(shape, generator=generator, device=like.device, dtype=like.dtype)
+
+
+class ContinuedRandomness:
+    """The random choices of a video from `first_block` on, where its blocks are counted anew.
+
+    No clip has the noise of one before, wherever the video was broken off.
+    """
+
+    def __init__(self, whole: Randomness, first_block: int, *, blocks_per_clip: int = CLIP_BLOCKS) -> None:
+        self._whole, self._first_block = whole, first_block
+        self._first_clip = -(-first_block // blocks_per_clip)
+
+    def sink_distance(self, block: int, step: int) -> int:
+        """Return how many latent frames the reference is kept ahead."""
+        return self._whole.sink_distance(self._first_block + block, step)
+
+    def clip_noise(self, clip: int, *, height: int, width: int, like: Tensor) -> Tensor:
+        """Draw a clip's noise."""
+        return self._whole.clip_noise(self._first_clip + clip, height=height, width=width, like=like)

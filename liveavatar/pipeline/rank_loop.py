@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from liveavatar.core.parallel import ParallelPlan, RankPlace
 from liveavatar.models.s2v.config import CLIP_BLOCKS
-from liveavatar.pipeline.block_loop import until_stopped
+from liveavatar.pipeline.block_loop import Admit, admitted
 from liveavatar.pipeline.layer_part import take_turns
 from liveavatar.pipeline.links import Link
 from liveavatar.pipeline.message import BlockMessage
+from liveavatar.pipeline.schedule import steps_of_stage
 from liveavatar.pipeline.wiring import Wire, WireKind, blocks_ahead
 
 # What a rank does to the blocks: `denoise_blocks` with all but the messages given.
@@ -42,32 +43,37 @@ def run_rank(
     *,
     source: Iterable[BlockMessage],
     denoise: Denoise,
-    should_stop: Callable[[], bool],
+    admit: Admit,
     blocks_per_clip: int = CLIP_BLOCKS,
 ) -> Iterator[BlockMessage]:
     """Do a rank's share of one video; yield the finished blocks on the rank that decodes, nothing on the others.
 
-    `source` is used on the source rank, `denoise` on ranks with a part of the transformer, `should_stop` on rank 0.
+    `source` is used on the source rank, `denoise` on ranks with a part of the transformer, `admit` on rank 0.
     """
     if place.stage is None:
         yield from _feed_and_collect(source, links, num_ahead=blocks_ahead(plan))
         return
+    stage = place.stage
+
+    def steps(num_steps: int) -> range:
+        return steps_of_stage(stage.steps, num_steps, plan.num_steps)
+
     inlet = links.incoming("feed", "copy", "blocks", "tokens")
     arriving = iter(source) if inlet is None else inlet.receive_all()
     work = arriving
     if place.rank == 0:
-        work = _copy(until_stopped(arriving, should_stop), links.outgoing("copy"))
+        work = _copy(admitted(arriving, admit), links.outgoing("copy"))
     if (back := links.incoming("back")) is not None:
         work = take_turns(
             work,
             back.receive_all(),
             num_parts=plan.layer_parts,
-            num_steps=place.stage.num_steps,
+            visits=lambda num_steps: max(1, len(steps(num_steps))),
             blocks_per_clip=blocks_per_clip,
         )
     onward = links.outgoing("tokens") or links.outgoing("blocks")
     done = denoise(_pass_end_on(work, onward))
-    yield from _send_on(place, place.stage.steps, done, onward, links.outgoing("back"))
+    yield from _send_on(place, steps, done, onward, links.outgoing("back"))
     if inlet is not None:
         for _ in arriving:  # after a stop: what the source had sent ahead
             pass
@@ -96,14 +102,14 @@ def _pass_end_on(work: Iterator[BlockMessage], onward: Sequence[Link]) -> Iterat
 
 def _send_on(
     place: RankPlace,
-    steps: range,
+    steps: Callable[[int], range],
     done: Iterator[BlockMessage],
     onward: Sequence[Link],
     back: Sequence[Link],
 ) -> Iterator[BlockMessage]:
     """Send what is done to where it goes next; yield it where it is decoded here."""
     for message in done:
-        if message.tokens is None and message.step in steps:
+        if message.tokens is None and message.step in steps(message.num_steps):
             back[0].send(message)
         elif place.decodes:
             yield message

@@ -38,6 +38,27 @@ def noise_schedule(num_steps: int) -> NoiseSchedule:
     )
 
 
+def home_steps(num_steps: int, of_steps: int) -> tuple[int, ...]:
+    """Return where each step of a shorter schedule belongs: the step of the longer one with the nearest level.
+
+    There it finds what earlier blocks left at about its own noise level. No two steps belong to the same, and first
+    and last belong to first and last. Raises ValueError where the schedule is not shorter.
+    """
+    if not 1 <= num_steps <= of_steps:
+        raise ValueError(f"{num_steps} steps asked for, there are caches for {of_steps}")
+    levels = noise_schedule(of_steps).sigmas
+    return tuple(
+        min(range(of_steps), key=lambda step: abs(levels[step] - level))
+        for level in noise_schedule(num_steps).sigmas[:num_steps]
+    )
+
+
+def steps_of_stage(stage: range, num_steps: int, of_steps: int) -> range:
+    """Return which steps of a schedule of `num_steps` a stage makes that has the steps `stage` of the longest one."""
+    own = [step for step, home in enumerate(home_steps(num_steps, of_steps)) if home in stage]
+    return range(own[0], own[-1] + 1) if own else range(0)
+
+
 def euler_step(latents: Tensor, velocity: Tensor, *, sigma: float, next_sigma: float) -> Tensor:
     """Return the latents at the next noise level, computed in float32, in the dtype of the velocity."""
     return (latents.float() + (next_sigma - sigma) * velocity.float()).to(velocity.dtype)

@@ -7,7 +7,7 @@ other programs have taken memory. It never climbs up within a video.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from liveavatar.core.memory import MemoryBudget
 from liveavatar.core.plan import ExecutionPlan
@@ -137,6 +137,41 @@ class Ladder:
                     break
 
 
+def short_ranks(plan: ExecutionPlan, available_bytes: Sequence[int]) -> list[int]:
+    """Return the ranks whose forecast does not fit into what each has; none where there is no forecast."""
+    return [
+        rank
+        for rank, available in enumerate(available_bytes)
+        if plan.budgets and needed_bytes(plan, rank) > available
+    ]
+
+
+def fit_ranks(
+    plan: ExecutionPlan, picture: Picture, available_bytes: Sequence[int], skipped: Collection[Rung] = ()
+) -> ExecutionPlan:
+    """Return the first plan downwards that fits every rank, or the most frugal one there is.
+
+    Where several ranks make a video, a rung is taken only if a rank that is short needs less with it. The same
+    arguments give the same plan, so that ranks which know them agree.
+    """
+    while short := short_ranks(plan, available_bytes):
+        lower = next(_helping(plan, picture, short, skipped), None)
+        if lower is None:
+            break
+        plan = lower
+    return plan
+
+
+def _helping(
+    plan: ExecutionPlan, picture: Picture, short: Sequence[int], skipped: Collection[Rung]
+) -> Iterator[ExecutionPlan]:
+    """Yield what each rung makes of the plan where that helps one of the ranks."""
+    for rung in RUNGS:
+        lower = None if rung in skipped else rung(plan, picture)
+        if lower and any(needed_bytes(lower, rank) < needed_bytes(plan, rank) for rank in short):
+            yield lower
+
+
 def needed_bytes(plan: ExecutionPlan, rank: int = 0) -> int:
     """Return the forecast of what a rank needs while pictures are made: the prompt was encoded before."""
     return sum(item.num_bytes for item in budget_of(plan, rank).items)
@@ -160,9 +195,13 @@ def budget_of(plan: ExecutionPlan, rank: int = 0) -> MemoryBudget:
     return dataclasses.replace(planned, items=items)
 
 
-def describe(plan: ExecutionPlan) -> str:
-    """Return what a viewer or an operator may care about: "704x384, 4 steps, 8-bit weights"."""
-    parts = [f"{plan.width}x{plan.height}", f"{plan.num_steps} step" + "s" * (plan.num_steps != 1)]
+def describe(plan: ExecutionPlan, num_steps: int | None = None) -> str:
+    """Return what a viewer or an operator may care about: "704x384, 4 steps, 8-bit weights".
+
+    `num_steps` are those made at the moment; None: all of the plan.
+    """
+    num_steps = num_steps or plan.num_steps
+    parts = [f"{plan.width}x{plan.height}", f"{num_steps} step" + "s" * (num_steps != 1)]
     if plan.precision == "fp8":
         parts.append("8-bit weights")
     if plan.offload.resident_blocks is not None:

@@ -2,32 +2,84 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass, field
+from pathlib import Path
+from unittest import mock
 
-from liveavatar.core.events import Chunk
+import torch
+
+from liveavatar.config import process_rank
+from liveavatar.core.events import Adjust, Chunk, EngineEvent, Notice, PlanChanged
 from liveavatar.core.plan import ExecutionPlan
 from liveavatar.core.request import ValidatedRequest
+from liveavatar.engines.s2v import parts
+from liveavatar.engines.s2v.bench.random_parts import random_vae
 from liveavatar.engines.s2v.engine import S2vEngine
+from liveavatar.models.vae import StreamingVae
+from liveavatar.planning import choice, s2v_request
+from tests.fakes.limited_s2v_worker import AREA_BY_AVAILABLE, AREAS, MIB
+
+PLENTY = 1000 * MIB
+Video = tuple[
+    bytes, list[str]
+]  # the file, and the events: names of classes, sentences of changes and notices
 
 
-def make_videos(plan: ExecutionPlan, jobs: list[tuple[ValidatedRequest, ExecutionPlan, int]]) -> list[Any]:
-    """Load as this process's rank and make every job's video, stopping it after so many blocks (0: never).
+@dataclass(frozen=True, kw_only=True)
+class VideoJob:
+    """A video and what happens to it."""
 
-    Returns (bytes of the file, class names of the events) for each.
-    """
-    engine = S2vEngine()
-    engine.load(plan)
-    videos = []
-    for request, job_plan, stop_after in jobs:
-        num_asked = 0
+    request: ValidatedRequest
+    plan: ExecutionPlan
+    stop_after: int | None = None  # blocks
+    wishes: dict[int, Adjust] = field(default_factory=dict)  # before these blocks
+    available_bytes: dict[int, int] = field(default_factory=dict)  # by rank, where it is not plenty
 
-        def should_stop(stop_after: int = stop_after) -> bool:
-            nonlocal num_asked
-            num_asked += 1
-            return bool(stop_after) and num_asked > stop_after
 
-        events = list(engine.generate(request, job_plan, should_stop=should_stop))
-        data = b"".join(event.data for event in events if isinstance(event, Chunk))
-        videos.append((data, [type(event).__name__ for event in events]))
-    engine.close()
-    return videos
+def make_videos(plan: ExecutionPlan, jobs: list[VideoJob]) -> list[Video]:
+    """Load as this process's rank and make every job's video."""
+    with (
+        mock.patch.object(choice, "AUTO_AREAS", AREAS),
+        mock.patch.object(parts, "load_vae", _light_vae),
+        mock.patch.object(s2v_request, "AREA_BY_FREE_MEMORY", AREA_BY_AVAILABLE),
+    ):
+        available = dict[int, int]()
+        engine = S2vEngine(available_bytes=lambda: available.get(process_rank(), PLENTY))
+        engine.load(plan)
+        videos = []
+        for job in jobs:
+            available = job.available_bytes
+            videos.append(_make(engine, job))
+        engine.close()
+        return videos
+
+
+def _light_vae(path: Path, *, device: torch.device, dtype: torch.dtype) -> StreamingVae:
+    """Return a thin autoencoder in place of the file's: what is made does not matter, and time does."""
+    torch.manual_seed(0)
+    return random_vae(2, device, dtype)
+
+
+def _make(engine: S2vEngine, job: VideoJob) -> Video:
+    next_block = 0
+    wishes = dict(job.wishes)
+    if 0 in wishes:
+        engine.adjust(wishes.pop(0))  # on every rank, as the app does it
+
+    def should_stop() -> bool:
+        """Asked before every block where blocks begin."""
+        nonlocal next_block
+        if next_block in wishes:
+            engine.adjust(wishes.pop(next_block))
+        next_block += 1
+        return job.stop_after is not None and next_block > job.stop_after
+
+    events = list(engine.generate(job.request, job.plan, should_stop=should_stop))
+    data = b"".join(event.data for event in events if isinstance(event, Chunk))
+    return data, [_name(event) for event in events]
+
+
+def _name(event: EngineEvent) -> str:
+    if isinstance(event, PlanChanged):
+        return event.change.sentence()
+    return event.text if isinstance(event, Notice) else type(event).__name__

@@ -28,8 +28,9 @@ def repeat(plan: ParallelPlan, manifest: Path) -> dict[str, float]:
     height, width = (side // 8 for side in run.picture.shape[1:])
     with torch.inference_mode():
         sink = plain_sink(run.vae, run.picture)
-        blocks = list(
-            clean_blocks(
+        blocks = [
+            message.latents
+            for message in clean_blocks(
                 rank,
                 model,
                 grid=TokenGrid(latent_height=height, latent_width=width),
@@ -38,10 +39,10 @@ def repeat(plan: ParallelPlan, manifest: Path) -> dict[str, float]:
                 sink=sink,
                 speech=run.block_speech() if rank.place.is_source else [],
                 randomness=run,
-                should_stop=lambda: False,
+                admit=lambda message: message,
                 blocks_per_clip=run.blocks_per_clip,
             )
-        )
+        ]
         if not rank.place.decodes:
             rank.leave()
             return {}

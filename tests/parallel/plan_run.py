@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain, repeat
 from pathlib import Path
 
 import torch
@@ -21,6 +22,7 @@ from liveavatar.loading.transformer import SINGLE_NAME, load_transformer
 from liveavatar.models.s2v import S2VTransformer, TokenGrid
 from liveavatar.pipeline.block_loop import LocalRefresh, denoise_blocks, noise_blocks
 from liveavatar.pipeline.denoise import BlockDenoiser
+from liveavatar.pipeline.message import BlockMessage
 from liveavatar.pipeline.randomness import SeededRandomness
 from tests.s2v.tiny import TINY_CONFIG, tiny_model
 
@@ -44,6 +46,7 @@ class Video:
     num_blocks: int = 6
     blocks_per_clip: int = 4
     fp8: bool = False
+    steps: tuple[int, ...] = ()  # of each block, where they change
     stop_after: int | None = None  # blocks
 
 
@@ -94,6 +97,7 @@ def by_one_process(folder: Path, video: Video, num_steps: int) -> list[Tensor]:
     messages = noise_blocks(
         speech,
         lambda clip: randomness.clip_noise(clip, height=8, width=8, like=text),
+        num_steps=chain(video.steps or repeat(num_steps)).__next__,
         blocks_per_clip=video.blocks_per_clip,
     )
     done = denoise_blocks(messages, denoiser, sink, LocalRefresh(), blocks_per_clip=video.blocks_per_clip)
@@ -120,14 +124,13 @@ def by_ranks(
 
 def _video(rank: object, model: S2VTransformer | None, video: Video) -> Iterator[Tensor]:
     text, sink, speech = _conditions(video)
-    num_asked = 0
 
-    def should_stop() -> bool:
-        nonlocal num_asked
-        num_asked += 1
-        return video.stop_after is not None and num_asked > video.stop_after
+    def admit(message: BlockMessage) -> BlockMessage | None:
+        if message.block == video.stop_after:
+            return None
+        return replace(message, num_steps=video.steps[message.block]) if video.steps else message
 
-    return clean_blocks(
+    blocks = clean_blocks(
         rank,  # type: ignore[arg-type]
         model,
         grid=GRID,
@@ -136,9 +139,10 @@ def _video(rank: object, model: S2VTransformer | None, video: Video) -> Iterator
         sink=sink,
         speech=speech,
         randomness=SeededRandomness(_SEED, blocks_per_clip=video.blocks_per_clip),
-        should_stop=should_stop,
+        admit=admit,
         blocks_per_clip=video.blocks_per_clip,
     )
+    return (message.latents for message in blocks)
 
 
 def _conditions(video: Video) -> tuple[Tensor, SinkLatents, list[Tensor]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,7 @@ class Expected:
         self._known: dict[tuple[Video, int], list[Tensor]] = {}
 
     def latents(self, video: Video, num_steps: int) -> list[Tensor]:
-        whole = Video(blocks_per_clip=video.blocks_per_clip, fp8=video.fp8)
+        whole = replace(video, num_blocks=Video.num_blocks, stop_after=None)
         key = whole, num_steps
         if key not in self._known:
             self._known[key] = by_one_process(self._folder, *key)
@@ -88,6 +89,32 @@ def test_pipelines_and_sharded_weights_change_no_bit(
         assert len(made) == len(blocks), video
         if blocks:
             assert torch.equal(made, torch.stack(blocks)), video
+
+
+# In the first clip, in the second, and in the very first block.
+FEWER = [Video(steps=(4, 4, 3, 3, 2, 2)), Video(steps=(4, 4, 4, 4, 4, 1)), Video(steps=(2, 2, 2, 1, 1, 1))]
+FOUR_STEPS = [
+    ParallelPlan(step_split=(2, 2)),
+    ParallelPlan(step_split=(1, 3), decoder_has_own_rank=True),
+    ParallelPlan(step_split=(1, 1, 1, 1), decoder_has_own_rank=True),
+    ParallelPlan(step_split=(4,), layer_parts=3),
+    ParallelPlan(step_split=(2, 2), layer_parts=2, decoder_has_own_rank=True),
+]
+
+
+@pytest.mark.parametrize("plan", FOUR_STEPS, ids=ParallelPlan.describe)
+def test_fewer_steps_from_a_block_on_are_those_of_one_process(
+    pool: RankPool, folder: Path, expected: Expected, plan: ParallelPlan
+) -> None:
+    for video, made in zip(FEWER, run(pool, plan, folder, FEWER), strict=True):
+        assert torch.equal(made, torch.stack(expected.latents(video, 4))), video
+    unchanged = expected.latents(Video(), 4)
+    assert not torch.equal(expected.latents(FEWER[0], 4)[2], unchanged[2]), "the number of steps shows"
+
+
+def test_fewer_steps_in_a_tensor_group(pool: RankPool, folder: Path, expected: Expected) -> None:
+    (made,) = run(pool, ParallelPlan(step_split=(2, 2), tensor=2), folder, FEWER[:1])
+    assert relative_error(made, torch.stack(expected.latents(FEWER[0], 4))) < 1e-5
 
 
 @pytest.mark.parametrize("plan", TENSOR, ids=ParallelPlan.describe)

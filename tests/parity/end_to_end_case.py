@@ -79,6 +79,7 @@ class _Run:
             sink,
             speech_blocks,
             self._noise,
+            num_steps=lambda: self.denoiser.num_steps,
             blocks_per_clip=self.blocks_per_clip,
             num_skipped_pictures=_SKIPPED_PICTURES,
         )

@@ -53,7 +53,7 @@ def make_video(layout: CheckpointLayout, seed: int, steps: int = 4) -> torch.Ten
     def noise(clip: int) -> torch.Tensor:
         return choices.clip_noise(clip, height=height // 8, width=width // 8, like=sink.reference)
 
-    return torch.cat(list(stream_blocks(denoiser, vae, sink, blocks, noise)), dim=2)
+    return torch.cat(list(stream_blocks(denoiser, vae, sink, blocks, noise, num_steps=lambda: steps)), dim=2)
 
 
 def test_from_files_to_frames_without_an_offset_to_the_sound(layout: CheckpointLayout) -> None:

@@ -10,25 +10,22 @@ from __future__ import annotations
 import dataclasses
 import logging
 import re
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from liveavatar.conditioning.reference import PLAIN_MOTION_FRAMES
 from liveavatar.core.errors import Diagnosis, EngineFailed
 from liveavatar.core.events import Adjust
 from liveavatar.core.memory import gib_text
 from liveavatar.core.plan import ChangeCause, ExecutionPlan, PlanChange
-from liveavatar.engines.s2v.fitting import fit_into
+from liveavatar.engines.s2v.history import History
 from liveavatar.engines.s2v.memory import give_back, with_margin
 from liveavatar.engines.s2v.meter import Meter
 from liveavatar.engines.s2v.parts import Parts, can_multiply_in_8_bits
-from liveavatar.engines.s2v.video import Past, PictureStream
+from liveavatar.engines.s2v.video import PictureStream
 from liveavatar.models.s2v.config import CLIP_BLOCKS
 from liveavatar.pipeline.decode import PICTURES_PER_BLOCK
 from liveavatar.pipeline.delivery import Pictures
@@ -40,7 +37,7 @@ from liveavatar.planning.s2v_request import size_for_free_memory
 
 log = logging.getLogger(__name__)
 
-_REMEDY = (
+REMEDY = (
     "Other programs that use this memory would have to be closed, or a smaller size or fewer steps chosen."
 )
 
@@ -99,9 +96,7 @@ class AdaptiveVideo:
         self._text: Tensor | None = None
         self._wished_size: str | None = None
         self._wished_steps: int | None = None
-        self._num_blocks = 0  # made so far
-        self._first_picture: Pictures | None = None
-        self._latest: deque[Pictures] = deque(maxlen=-(-PLAIN_MOTION_FRAMES // PICTURES_PER_BLOCK))  # blocks
+        self._history = History()
         self._last_remark = ""
         self._is_changed = False
 
@@ -116,7 +111,7 @@ class AdaptiveVideo:
 
         Raises EngineFailed when memory runs out and there is no rung left.
         """
-        while self._num_blocks < self._conditions.num_blocks:
+        while self._history.num_blocks < self._conditions.num_blocks:
             shortage, is_of_host = "", False
             try:
                 yield from self._stretch()
@@ -136,7 +131,7 @@ class AdaptiveVideo:
         yield from self._check_memory()
         self._parts.shrink_weights(self.plan)
         stream = self._stream(self._encoded_prompt())
-        for index in range(self._conditions.num_blocks - self._num_blocks):
+        for index in range(self._conditions.num_blocks - self._history.num_blocks):
             if index and index % CLIP_BLOCKS == 0:
                 plan = self.plan
                 yield from self._check_wishes_of_clip(stream)
@@ -145,7 +140,7 @@ class AdaptiveVideo:
                     return
             yield from self._check_steps(stream)
             pictures = self._next_pictures(stream)
-            self._remember(pictures)
+            self._history.add(pictures)
             yield pictures
 
     def _encoded_prompt(self) -> Tensor:
@@ -173,34 +168,12 @@ class AdaptiveVideo:
             plan,
             reference=reference,
             text=text,
-            speech=self._conditions.speech(self._num_blocks),
+            speech=self._conditions.speech(self._history.num_blocks),
             seed=self._conditions.seed,
-            past=self._past(backdrop_of(reference)),
+            past=self._history.past(backdrop_of(reference)),
             meter=self._meter,
             host_caches=self._parts.host_caches if plan.offload.caches else None,
             sinks=self._parts.sinks,
-        )
-
-    # ------------------------------------------------------------------------------ what was made
-
-    def _remember(self, pictures: Pictures) -> None:
-        if self._first_picture is None:
-            self._first_picture = pictures[:1]
-        self._latest.append(pictures)
-        self._num_blocks += 1
-
-    def _past(self, backdrop: Pictures) -> Past | None:
-        """Return what was made in the size of `backdrop`, the still portrait; None at the beginning."""
-        if self._first_picture is None:
-            return None
-        latest = np.concatenate([fit_into(pictures, backdrop) for pictures in self._latest])[
-            -PLAIN_MOTION_FRAMES:
-        ]
-        still = np.repeat(backdrop[None], PLAIN_MOTION_FRAMES - len(latest), axis=0)
-        return Past(
-            first=fit_into(self._first_picture, backdrop),
-            latest=np.concatenate([still, latest]),
-            num_blocks=self._num_blocks,
         )
 
     # ------------------------------------------------------------------------------ changes
@@ -214,7 +187,7 @@ class AdaptiveVideo:
         reason = f"Memory ran out: {shortage}."
         if self.plan == before:
             return Remark(text=f"{reason} What was kept for later was given back, and it is tried again.")
-        return self._change("memory_full", before, reason, _REMEDY)
+        return self._change("memory_full", before, reason, REMEDY)
 
     def _without_host_memory(self, shortage: str) -> PlanChange:
         """Bring the caches back to the card: the machine has no room for them either."""
@@ -225,7 +198,7 @@ class AdaptiveVideo:
         self._ladder.move_to(
             dataclasses.replace(before, offload=dataclasses.replace(before.offload, caches=False))
         )
-        return self._change("memory_full", before, f"{shortage}.", _REMEDY)
+        return self._change("memory_full", before, f"{shortage}.", REMEDY)
 
     def _check_memory(self) -> Iterator[Made]:
         """Take a more frugal plan where the present one is not going to fit."""
@@ -246,7 +219,7 @@ class AdaptiveVideo:
                 self._ladder.move_to(dataclasses.replace(before, width=fitting.width, height=fitting.height))
         if self.plan != before:
             give_back()
-            yield self._change("memory_taken", before, reason, _REMEDY)
+            yield self._change("memory_taken", before, reason, REMEDY)
         else:
             yield from self._remark(f"{reason} The video goes on as it is and may break off.")
 
@@ -281,7 +254,7 @@ class AdaptiveVideo:
                 f" and {gib_text(available)} are to be had."
             )
         else:
-            yield self._move_to(plan, first_block=self._num_blocks)
+            yield self._move_to(plan, first_block=self._history.num_blocks)
 
     def _take_wishes(self) -> None:
         while (wish := self._take_wish()) is not None:
@@ -297,7 +270,7 @@ class AdaptiveVideo:
     def _change(self, cause: ChangeCause, before: ExecutionPlan, reason: str, remedy: str) -> PlanChange:
         self._is_changed = True
         return PlanChange(
-            first_frame=self._num_blocks * PICTURES_PER_BLOCK,
+            first_frame=self._history.num_blocks * PICTURES_PER_BLOCK,
             cause=cause,
             before=describe(before),
             after=describe(self.plan),
@@ -319,7 +292,7 @@ def backdrop_of(reference: Tensor) -> Pictures:
 
 def _with_steps(plan: ExecutionPlan, num_steps: int) -> ExecutionPlan:
     assert plan.parallel is not None, "a plan for this engine says how it is spread"
-    return dataclasses.replace(plan, parallel=dataclasses.replace(plan.parallel, step_split=(num_steps,)))
+    return dataclasses.replace(plan, parallel=plan.parallel.with_steps(num_steps))
 
 
 def _words_for(error: torch.OutOfMemoryError) -> str:
@@ -341,4 +314,16 @@ def _memory_full(plan: ExecutionPlan, shortage: str, *, pinned: bool) -> Diagnos
             else "Close other programs that use it, then press Generate again."
         ),
         facts={"needed_bytes": ladder.needed_bytes(plan) if plan.budgets else 0},
+    )
+
+
+def loaded_otherwise(plan: ExecutionPlan, loaded: ExecutionPlan) -> PlanChange:
+    """Return what is told of a video that is made by an engine which had to be loaded smaller than planned."""
+    return PlanChange(
+        first_frame=0,
+        cause="loaded",
+        before=describe(plan),
+        after=describe(loaded),
+        reason="When the engine was loaded, less memory was free than was planned with.",
+        remedy="Other programs that use this memory would have to be closed before the engine starts.",
     )

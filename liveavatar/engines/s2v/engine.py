@@ -30,7 +30,7 @@ from liveavatar.core.events import (
 )
 from liveavatar.core.plan import ExecutionPlan, PlanChange
 from liveavatar.core.request import ValidatedRequest
-from liveavatar.engines.s2v.adaptive import AdaptiveVideo, Remark
+from liveavatar.engines.s2v.adaptive import AdaptiveVideo, Remark, loaded_otherwise
 from liveavatar.engines.s2v.compiling import compile_parts, compiled_or_not
 from liveavatar.engines.s2v.memory import give_back, measure_available, with_margin
 from liveavatar.engines.s2v.meter import Meter
@@ -39,7 +39,7 @@ from liveavatar.engines.s2v.spread_engine import SpreadEngine
 from liveavatar.engines.s2v.video import speech_blocks
 from liveavatar.engines.s2v.video_file import VideoFile, silent_request
 from liveavatar.pipeline.decode import PICTURES_PER_BLOCK
-from liveavatar.planning.ladder import Ladder, describe, needed_bytes
+from liveavatar.planning.ladder import Ladder, needed_bytes
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class S2vEngine:
         """
         on_stage("reading")
         if plan.parallel is not None and plan.parallel.world_size > 1:
-            self._spread = SpreadEngine(plan, on_stage)
+            self._spread = SpreadEngine(plan, on_stage, self._available_bytes)
             return self._spread.report()
         plan = self._fitted(plan)
         self._parts = self._load_parts(plan)
@@ -114,7 +114,12 @@ class S2vEngine:
         """
         try:
             if self._spread is not None:
-                yield from self._spread.generate(request, plan, should_stop=should_stop)
+                yield from self._spread.generate(
+                    request,
+                    plan,
+                    should_stop=should_stop,
+                    take_wish=lambda: self._wish_for(request.job_id),
+                )
             else:
                 yield from self._video(request, plan, should_stop)
         finally:
@@ -140,7 +145,7 @@ class S2vEngine:
             yield Progress(job_id=job_id, stage="preparing", frames_done=0, num_frames=file.num_frames)
             loaded = self._parts.as_loaded(plan)
             if loaded != plan:
-                yield PlanChanged(job_id=job_id, change=_loaded_otherwise(plan, loaded), plan=loaded)
+                yield PlanChanged(job_id=job_id, change=loaded_otherwise(plan, loaded), plan=loaded)
             if self.why_not_compiled:
                 text = (
                     f"The model runs slower than it could: it could not be compiled. {self.why_not_compiled}"
@@ -235,14 +240,3 @@ class _RequestConditions:
             num_blocks=self.num_blocks,
             first_block=first_block,
         )
-
-
-def _loaded_otherwise(plan: ExecutionPlan, loaded: ExecutionPlan) -> PlanChange:
-    return PlanChange(
-        first_frame=0,
-        cause="loaded",
-        before=describe(plan),
-        after=describe(loaded),
-        reason="When the engine was loaded, less memory was free than was planned with.",
-        remedy="Other programs that use this memory would have to be closed before the engine starts.",
-    )

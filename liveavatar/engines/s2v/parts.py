@@ -21,7 +21,7 @@ from liveavatar.core.errors import Diagnosis, EngineFailed
 from liveavatar.core.parallel import KvPrecision, Precision
 from liveavatar.core.plan import ExecutionPlan, ModelFiles
 from liveavatar.diagnostics.doctor import inspect_checkpoint
-from liveavatar.engines.s2v.rank_setup import ModelShare
+from liveavatar.engines.s2v.rank_setup import ModelShare, Rank
 from liveavatar.loading.checkpoint import CheckpointLayout
 from liveavatar.loading.lora import LoraMerge
 from liveavatar.loading.quantize import Fp8Linear, quantize_linears
@@ -52,39 +52,75 @@ class Prompts(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parts:
-    """Everything that is loaded once and serves every video."""
+class RankParts:
+    """What one of several ranks has loaded once for every video; None for what other ranks do."""
+
+    transformer: S2VTransformer | None
+    vae: StreamingVae | None
+    audio_encoder: AudioEncoder | None
+    prompts: Prompts | None
+    sinks: SinkCache = field(default_factory=SinkCache)
+
+    @property
+    def kept_tensors(self) -> dict[str, list[Tensor]]:
+        """Return what stays in memory for every video, by the names of the forecast."""
+        kept = {}
+        if self.transformer is not None:
+            arriving = arriving_tensors(self.transformer)
+            passing = {id(tensor) for tensor in arriving}
+            # The scales of 8-bit weights are buffers.
+            transformer = [*self.transformer.parameters(), *self.transformer.buffers()]
+            kept["weights"] = [tensor for tensor in transformer if id(tensor) not in passing]
+            kept["arriving blocks"] = arriving
+        if self.vae is not None:
+            kept["decoder weights"] = [*self.vae.parameters(), *self.vae.buffers()]
+        if self.audio_encoder is not None:
+            kept["speech encoder"] = self.audio_encoder.weights
+        return kept
+
+    @cached_property
+    def host_caches(self) -> HostCaches | None:
+        """What allocates caches in host memory, and keeps it from one video to the next."""
+        return HostCaches(self.transformer) if self.transformer is not None else None
+
+    def vae_in_tiles(self, num_tiles: int) -> StreamingVae:
+        """Return the autoencoder, sharing its weights, to be used in so many tiles."""
+        assert self.vae is not None, "this rank decodes"
+        if num_tiles == self.vae.num_tiles:
+            return self.vae
+        return (
+            StreamingVae(self.vae.network).to(self.vae.mean_C)
+            if num_tiles == 1
+            else tiled(self.vae, num_tiles)
+        )
+
+    @cached_property
+    def why_no_8_bit_attention(self) -> str | None:
+        """Return why its kernels cannot serve here, as part of a sentence, or None. They are tried once."""
+        model = self.transformer
+        if model is None:
+            return None
+        return probe.why_not(device=model.device, dtype=model.compute_dtype, head_dim=model.head_dim)
+
+    def usable_kv(self, wanted: KvPrecision) -> KvPrecision:
+        """Return the precision of keys and values: 16 bits in place of an 8-bit attention that cannot serve."""
+        return "bf16" if wanted == "int8" and self.why_no_8_bit_attention is not None else wanted
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts(RankParts):
+    """Everything, where one rank makes the video."""
 
     transformer: S2VTransformer
     vae: StreamingVae
     audio_encoder: AudioEncoder
     prompts: Prompts
-    sinks: SinkCache = field(default_factory=SinkCache)
 
     @property
     def precision(self) -> Precision:
         """Return that of the transformer's weights; "bf16" stands for whatever they were loaded in."""
         modules = self.transformer.modules()
         return "fp8" if any(isinstance(module, Fp8Linear) for module in modules) else "bf16"
-
-    @property
-    def kept_tensors(self) -> dict[str, list[Tensor]]:
-        """Return what stays in memory for every video, by the names of the forecast."""
-        arriving = arriving_tensors(self.transformer)
-        passing = {id(tensor) for tensor in arriving}
-        # The scales of 8-bit weights are buffers.
-        transformer = [*self.transformer.parameters(), *self.transformer.buffers()]
-        return {
-            "weights": [tensor for tensor in transformer if id(tensor) not in passing],
-            "arriving blocks": arriving,
-            "decoder weights": [*self.vae.parameters(), *self.vae.buffers()],
-            "speech encoder": self.audio_encoder.weights,
-        }
-
-    @cached_property
-    def host_caches(self) -> HostCaches:
-        """What allocates caches in host memory, and keeps it from one video to the next."""
-        return HostCaches(self.transformer)
 
     @property
     def resident_blocks(self) -> int | None:
@@ -105,38 +141,24 @@ class Parts:
         if plan.offload.resident_blocks is not None and self.resident_blocks is None:
             offload_blocks(self.transformer, plan.offload.resident_blocks)
 
-    def vae_in_tiles(self, num_tiles: int) -> StreamingVae:
-        """Return the autoencoder, sharing its weights, to be used in so many tiles."""
-        if num_tiles == self.vae.num_tiles:
-            return self.vae
-        return (
-            StreamingVae(self.vae.network).to(self.vae.mean_C)
-            if num_tiles == 1
-            else tiled(self.vae, num_tiles)
-        )
-
-    @cached_property
-    def why_no_8_bit_attention(self) -> str | None:
-        """Return why its kernels cannot serve here, as part of a sentence, or None. They are tried once."""
-        model = self.transformer
-        return probe.why_not(device=model.device, dtype=model.compute_dtype, head_dim=model.head_dim)
-
-    def usable_kv(self, wanted: KvPrecision) -> KvPrecision:
-        """Return the precision of keys and values: 16 bits in place of an 8-bit attention that cannot serve."""
-        return "bf16" if wanted == "int8" and self.why_no_8_bit_attention is not None else wanted
-
     def encode_prompt(self, prompt: str, *, on_processor: bool) -> Tensor:
-        """Return the embedding [num_tokens, width] on the transformer's device and in its dtype.
-
-        On a card the encoder is released again; on the processor its file is mapped, and the system takes memory
-        back when it must.
-        """
+        """Return the embedding [num_tokens, width] on the transformer's device and in its dtype."""
         device = torch.device("cpu") if on_processor else self.transformer.device
-        self.prompts.move_to(device)
-        embedding = self.prompts.encode(prompt)
-        if device.type != "cpu":
-            self.prompts.release()
+        embedding = encode_prompt(self.prompts, prompt, device)
         return embedding.to(self.transformer.device, self.transformer.compute_dtype)
+
+
+def encode_prompt(prompts: Prompts, prompt: str, device: torch.device) -> Tensor:
+    """Return the embedding [num_tokens, width].
+
+    On a card the encoder is released again; on the processor its file is mapped, and the system takes memory
+    back when it must.
+    """
+    prompts.move_to(device)
+    embedding = prompts.encode(prompt)
+    if device.type != "cpu":
+        prompts.release()
+    return embedding
 
 
 def can_multiply_in_8_bits() -> bool:
@@ -149,23 +171,49 @@ def load_parts(plan: ExecutionPlan) -> Parts:
 
     Raises EngineFailed with what is missing or damaged.
     """
-    assert plan.model is not None, "a plan for this engine names its files"
-    device = plan_device(plan)
-    on_card = device.type == "cuda"
-    dtype = torch.bfloat16 if on_card else torch.float32
-    layout = checked_layout(plan.model)
-    transformer = read_transformer(layout, plan, device, dtype)
-    vae = load_vae(layout.vae, device=device, dtype=dtype)
+    files = _Files(plan, plan_device(plan))
     return Parts(
-        transformer=transformer,
-        vae=vae if plan.vae_tiles == 1 else tiled(vae, plan.vae_tiles),
-        audio_encoder=load_audio_encoder(layout, device=device, dtype=dtype),
-        prompts=PromptEncoder(
-            layout,
-            cache=PromptCache(Path(plan.model.cache) / "prompts"),
-            max_tokens=transformer.config["text_len"],
-        ),
+        transformer=read_transformer(files.layout, plan, files.device, files.dtype),
+        vae=files.vae(),
+        audio_encoder=files.audio_encoder(),
+        prompts=files.prompts(),
     )
+
+
+def load_rank_parts(plan: ExecutionPlan, rank: Rank) -> RankParts:
+    """Load what a rank needs of the plan's checkpoint. Raises EngineFailed as `load_parts` does."""
+    files, place = _Files(plan, rank.device), rank.place
+    transformer: S2VTransformer | None = None
+    if place.stage is not None:
+        share = ModelShare(rank, keep_on_host=plan.offload.sharded_weights)
+        transformer = read_transformer(files.layout, plan, files.device, files.dtype, share)
+    return RankParts(
+        transformer=transformer,
+        vae=files.vae() if place.decodes else None,
+        audio_encoder=files.audio_encoder() if place.is_source else None,
+        prompts=files.prompts() if place.is_source else None,
+    )
+
+
+class _Files:
+    """The checkpoint of a plan, whole when looked at."""
+
+    def __init__(self, plan: ExecutionPlan, device: torch.device) -> None:
+        assert plan.model is not None, "a plan for this engine names its files"
+        self.device, self.dtype = device, torch.bfloat16 if device.type == "cuda" else torch.float32
+        self.layout = checked_layout(plan.model)
+        self._plan, self._cache = plan, Path(plan.model.cache)
+
+    def vae(self) -> StreamingVae:
+        vae = load_vae(self.layout.vae, device=self.device, dtype=self.dtype)
+        return vae if self._plan.vae_tiles == 1 else tiled(vae, self._plan.vae_tiles)
+
+    def audio_encoder(self) -> AudioEncoder:
+        return load_audio_encoder(self.layout, device=self.device, dtype=self.dtype)
+
+    def prompts(self) -> Prompts:
+        max_tokens = self.layout.read_transformer_config()["text_len"]
+        return PromptEncoder(self.layout, cache=PromptCache(self._cache / "prompts"), max_tokens=max_tokens)
 
 
 def read_transformer(

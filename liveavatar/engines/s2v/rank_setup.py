@@ -17,7 +17,7 @@ from liveavatar.models.s2v import S2VTransformer
 from liveavatar.parallel.fsdp import block_shapes, shard_blocks, share_rows
 from liveavatar.parallel.layers import keep_layers, layers_of_part
 from liveavatar.parallel.tensor import TensorGroup, share_heads
-from liveavatar.pipeline.links import Link, RankRefresh
+from liveavatar.pipeline.links import Link, RankRefresh, allocate, describe
 from liveavatar.pipeline.rank_loop import RankLinks
 from liveavatar.pipeline.wiring import Wire, blocks_ahead, wires
 
@@ -52,11 +52,24 @@ class Rank:
             deadline_s=self.deadline_s,
         )
 
-    def share(self, tensor: Tensor, sender: int) -> Tensor:
-        """Return on every rank what `tensor` holds on the sender; others give one of its shape and dtype."""
-        on_host = tensor.detach().cpu().contiguous()
+    def share(self, tensor: Tensor | None, sender: int) -> Tensor:
+        """Return on every rank the sender's tensor; the others give None."""
+        description = torch.tensor(describe(tensor))
+        dist.broadcast(description, sender, group=self.patient_group)
+        on_host = (
+            allocate(description.tolist(), torch.device("cpu"))
+            if tensor is None
+            else tensor.detach().cpu().contiguous()
+        )
+        assert on_host is not None, "the sender has a tensor"
         dist.broadcast(on_host, sender, group=self.patient_group)
         return on_host.to(self.device)
+
+    def gather(self, number: int) -> list[int]:
+        """Return on every rank what each rank gave, by rank."""
+        gathered = [torch.zeros(1, dtype=torch.int64) for _ in range(self.plan.world_size)]
+        dist.all_gather(gathered, torch.tensor([number]), group=self.patient_group)
+        return [int(each) for each in gathered]
 
     def leave(self) -> None:
         """End all connections."""

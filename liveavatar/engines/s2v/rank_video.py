@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -16,7 +16,7 @@ from liveavatar.models.s2v import S2VTransformer, TokenGrid
 from liveavatar.models.s2v.config import CLIP_BLOCKS
 from liveavatar.parallel.cache_offload import HostCaches
 from liveavatar.parallel.fsdp import in_step
-from liveavatar.pipeline.block_loop import denoise_blocks, noise_blocks
+from liveavatar.pipeline.block_loop import Admit, KeptReference, denoise_blocks, noise_blocks
 from liveavatar.pipeline.denoise import BlockDenoiser, Denoiser
 from liveavatar.pipeline.layer_part import PartDenoiser
 from liveavatar.pipeline.message import BlockMessage
@@ -34,15 +34,17 @@ def clean_blocks(
     sink: SinkLatents,
     speech: Iterable[Tensor],
     randomness: Randomness,
-    should_stop: Callable[[], bool],
+    admit: Admit,
     blocks_per_clip: int = CLIP_BLOCKS,
     kv_precision: KvPrecision = "bf16",
     host_caches: HostCaches | None = None,
-) -> Iterator[Tensor]:
-    """Do this rank's share; on the rank that decodes, yield the latents [16, 3, h, w] of each block.
+    goes_on: bool = False,
+) -> Iterator[BlockMessage]:
+    """Do this rank's share; on the rank that decodes, yield each block with its clean latents.
 
     `model` is this rank's share, None where it has none. `text` and `sink` are the same on all ranks with a model.
-    `speech`, the features of each block, is used on the source rank alone, `should_stop` on rank 0 alone.
+    `speech`, the features of each block, is used on the source rank alone, `admit` on rank 0 alone. `goes_on`: the
+    sink is made from the latest pictures of a video that was broken off, and the reference stays.
     """
     like = torch.empty(0, device=rank.device, dtype=dtype)
 
@@ -65,23 +67,25 @@ def clean_blocks(
                 host_caches=host_caches,
             ),
             sink,
-            rank.refresh(sink.reference),
+            KeptReference(sink.reference) if goes_on else rank.refresh(sink.reference),
             blocks_per_clip=blocks_per_clip,
             in_step=lambda: _in_step(rank, model),
         )
 
-    finished = run_rank(
+    return run_rank(
         rank.plan,
         rank.place,
         rank.links,
         source=noise_blocks(
-            (features.to(rank.device) for features in speech), draw, blocks_per_clip=blocks_per_clip
+            (features.to(rank.device) for features in speech),
+            draw,
+            num_steps=lambda: rank.plan.num_steps,
+            blocks_per_clip=blocks_per_clip,
         ),
         denoise=denoise,
-        should_stop=should_stop,
+        admit=admit,
         blocks_per_clip=blocks_per_clip,
     )
-    return (message.latents for message in finished)
 
 
 def _denoiser(rank: Rank, model: S2VTransformer, **settings: Any) -> Denoiser:

@@ -18,14 +18,13 @@ from liveavatar.conditioning.resample import Floats
 from liveavatar.core.plan import ExecutionPlan
 from liveavatar.engines.s2v.meter import Meter
 from liveavatar.models.s2v import S2VTransformer, TokenGrid
-from liveavatar.models.s2v.config import CLIP_BLOCKS
 from liveavatar.models.vae import FRAMES_PER_LATENT, StreamingVae
 from liveavatar.parallel.cache_offload import HostCaches
 from liveavatar.pipeline.block_loop import stream_blocks
 from liveavatar.pipeline.decode import PICTURES_PER_BLOCK
 from liveavatar.pipeline.delivery import Pictures, pictures_on_host
 from liveavatar.pipeline.denoise import BlockDenoiser
-from liveavatar.pipeline.randomness import SeededRandomness
+from liveavatar.pipeline.randomness import ContinuedRandomness, SeededRandomness
 
 _PIXELS_PER_LATENT = 8
 DECODE_BESIDE = False  # decode a block while the next one is denoised
@@ -91,14 +90,14 @@ class PictureStream:
             latent_height=plan.height // _PIXELS_PER_LATENT, latent_width=plan.width // _PIXELS_PER_LATENT
         )
         self._like = torch.empty(0, device=transformer.device, dtype=transformer.compute_dtype)
-        self._randomness = SeededRandomness(seed)
-        self._first_block = past.num_blocks if past else 0
-        self.num_begun = self._first_block  # blocks of the video; a card is one ahead of what is handed out
+        self._num_steps = plan.num_steps
+        self.num_begun = past.num_blocks if past else 0  # a card is one ahead of what is handed out
+        self._randomness = ContinuedRandomness(SeededRandomness(seed), self.num_begun)
         self._denoiser = BlockDenoiser(
             transformer,
             grid=self._grid,
             text=text,
-            sink_distance=self._sink_distance,
+            sink_distance=self._randomness.sink_distance,
             num_steps=plan.num_steps,
             kv_precision=plan.kv_precision,
             host_caches=host_caches,
@@ -110,11 +109,12 @@ class PictureStream:
         blocks = stream_blocks(
             self._denoiser,
             vae,
-            _sink_of_past(vae, past, plan.latents_per_decode)
+            sink_of_past(vae, past, plan.latents_per_decode)
             if past
             else (sinks or SinkCache()).plain_sink(vae, reference, latents_per_call=plan.latents_per_decode),
             self._counted(speech),
             self._clip_noise,
+            num_steps=lambda: self._num_steps,
             latents_per_decode=plan.latents_per_decode,
             goes_on=past is not None,
             decode_stream=decode_stream,
@@ -130,7 +130,7 @@ class PictureStream:
 
     def set_steps(self, num_steps: int) -> None:
         """Make all blocks that have not been begun in so many steps."""
-        self._denoiser.set_steps(num_steps)
+        self._num_steps = num_steps
 
     def __iter__(self) -> Iterator[Pictures]:
         return self
@@ -144,21 +144,14 @@ class PictureStream:
             self.num_begun += 1
             yield features.to(self._like.device)
 
-    def _sink_distance(self, block: int, step: int) -> int:
-        return self._randomness.sink_distance(self._first_block + block, step)
-
     def _clip_noise(self, clip: int) -> Tensor:
-        """Draw noise that no other clip of the video has had, wherever the video was broken off."""
-        first_clip = -(-self._first_block // CLIP_BLOCKS)
+        grid = self._grid
         return self._randomness.clip_noise(
-            first_clip + clip,
-            height=self._grid.latent_height,
-            width=self._grid.latent_width,
-            like=self._like,
+            clip, height=grid.latent_height, width=grid.latent_width, like=self._like
         )
 
 
-def _sink_of_past(vae: StreamingVae, past: Past, latents_per_call: int) -> SinkLatents:
+def sink_of_past(vae: StreamingVae, past: Past, latents_per_call: int) -> SinkLatents:
     """Encode what was made: the model's own first picture as the reference, its latest pictures as the motion."""
     first, latest = (
         torch.from_numpy(pictures).permute(3, 0, 1, 2)[None].float().div_(127.5).sub_(1)
