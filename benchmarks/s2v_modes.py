@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import gc
 import itertools
 import json
 import statistics
 import time
+import traceback
 from collections.abc import Iterator
 from typing import Any
 
@@ -29,6 +29,7 @@ from liveavatar.core.parallel import Offload, ParallelPlan
 from liveavatar.core.plan import ExecutionPlan
 from liveavatar.engines.s2v.bench.random_parts import random_parts
 from liveavatar.engines.s2v.compiling import compile_parts
+from liveavatar.engines.s2v.memory import give_back
 from liveavatar.engines.s2v.meter import Meter
 from liveavatar.engines.s2v.parts import Parts
 from liveavatar.engines.s2v.video import PictureStream
@@ -62,11 +63,11 @@ def main() -> None:
         try:
             ModeRun(mode, options, device).run()
         except (RuntimeError, ValueError) as error:  # out of memory among them: the other modes may fit
-            report(mode, error=f"{type(error).__name__}: {str(error)[:400]}")
-        gc.collect()
+            where = [f"{frame.name}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)]
+            report(mode, error=f"{type(error).__name__}: {str(error)[:300]}", where=where[:10])
         torch._dynamo.reset()
+        give_back()
         if device.type == "cuda":
-            torch.cuda.empty_cache()
             torch.cuda.set_per_process_memory_fraction(1.0)
 
 
@@ -94,6 +95,7 @@ class ModeRun:
             torch.cuda.set_per_process_memory_fraction(
                 limit / torch.cuda.get_device_properties(0).total_memory
             )
+            torch.cuda.reset_peak_memory_stats()
         started = time.perf_counter()
         parts = random_parts(self._options.model, self._plan(), self._device)
         kernel = parts.transformer.select_attention()
@@ -165,20 +167,20 @@ class ModeRun:
         return [later - earlier for earlier, later in itertools.pairwise(seconds[WINDOW_BLOCKS:])], meter
 
     def _report_video(self, parts: Parts) -> None:
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()  # what compiling left
-            torch.cuda.reset_peak_memory_stats()
+        give_back()  # the video before, and what compiling left
         block_s, meter = self._video(parts, self._options.blocks)
         seen = meter.report(is_block=False)
         measured = {item.name: item.num_bytes for item in (*seen.items, *seen.momentary)}
-        items = self._evaluator.details(self._configuration).budgets[0].items
+        budget = self._evaluator.details(self._configuration).budgets[0]
+        items, used = budget.items, _peak_used_bytes(self._device)
         report(
             self._mode,
             block_ms=round(1000 * statistics.median(block_s), 1),
             slowest_block_ms=round(1000 * max(block_s), 1),
             fps=round(PICTURES_PER_BLOCK * len(block_s) / sum(block_s), 2),
             peak_gb=_gb(seen.peak_bytes),
-            peak_reserved_gb=_gb(torch.cuda.max_memory_reserved() if self._device.type == "cuda" else 0),
+            peak_used_gb=_gb(used),
+            forecast_over_used=round(budget.needed_bytes / used, 3) if used else None,
             items={
                 item.name: {"forecast_gb": _gb(item.num_bytes), "measured_gb": _gb(measured[item.name])}
                 for item in items
@@ -245,6 +247,14 @@ def _configured(settings: str, num_steps: int) -> Configuration:
         latents_per_decode=int(named.get("latents", 3)),
         vae_tiles=int(named.get("tiles", 1)),
     )
+
+
+def _peak_used_bytes(device: torch.device) -> int:
+    """Return the most that this process took of the card, the context included. Nobody else is on it."""
+    if device.type != "cuda":
+        return 0
+    free, total = torch.cuda.mem_get_info()
+    return int(total - free - torch.cuda.memory_reserved() + torch.cuda.max_memory_reserved())
 
 
 def _memory(device: torch.device) -> dict[str, float]:

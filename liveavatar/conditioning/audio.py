@@ -71,7 +71,7 @@ class AudioEncoder:
         samples = samples.float()
         mean = samples.mean().item() if mean is None else mean
         std = math.sqrt(samples.var(correction=0).item() + _VARIANCE_FLOOR) if std is None else std
-        normalised = ((samples - mean) / std).to(self._network.device, self._network.dtype)
+        normalised = _without_waiting((samples - mean) / std, self._network.device).to(self._network.dtype)
         output = self._network(normalised[None], output_hidden_states=True)
         states: tuple[Tensor, ...] = output.hidden_states
         return torch.cat([*states[:-1], output.last_hidden_state] if self._norm_last_state else states)
@@ -85,6 +85,11 @@ class AudioEncoder:
         features = to_feature_rate(self.hidden_states(samples))
         indices = picture_frame_indices(features.shape[1], frames_per_clip=frames_per_clip)
         return pick_frames(features, indices)
+
+
+def _without_waiting(samples: Tensor, device: torch.device) -> Tensor:
+    """Return samples on the device. Only from pinned memory they get there without waiting for the card's work."""
+    return samples.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else samples.to(device)
 
 
 def to_feature_rate(hidden_states: Tensor) -> Tensor:

@@ -153,8 +153,12 @@ def _stretched(num_samples: int) -> float:
 
 def interpolate(states: Tensor, positions: Tensor) -> Tensor:
     """Return the states [L, T, C] at fractional positions [N]: [L, N, C], float32."""
-    states, positions = states.float(), positions.to(states.device).clamp(max=states.shape[1] - 1)
+    last = states.shape[1] - 1
+    positions = positions.clamp(max=last)
     before = positions.floor().long()
-    after = (before + 1).clamp(max=states.shape[1] - 1)
+    after = (before + 1).clamp(max=last)
     share = (positions - before)[None, :, None]
+    # So few values go to a card without waiting for its work.
+    before, after, share = (x.to(states.device, non_blocking=True) for x in (before, after, share))
+    states = states.float()
     return states[:, before] * (1 - share) + states[:, after] * share

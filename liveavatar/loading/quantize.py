@@ -1,12 +1,14 @@
 """Linear layers that multiply in 8 bits (e4m3).
 
 `per_row`: every output channel of the weight and every token has a scale of its own. Compiled, a token is quantised
-in the kernel of the norm before it. Query, key and value projections share one quantised input.
+in the kernel of the norm before it, or in one with the GELU. Query, key and value projections share one quantised
+input.
 `per_tensor`: one scale for the weight and one for all tokens, as in the published pipeline; kept to compare with it.
 """
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Literal, NamedTuple
 
 import torch
@@ -14,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from liveavatar.models.s2v.attention import SelfAttention
+from liveavatar.models.s2v.block import S2VBlock
 
 Fp8Scheme = Literal["per_row", "per_tensor"]
 
@@ -48,6 +51,15 @@ class InputQuantizer(nn.Module):
     def forward(self, x: Tensor) -> QuantizedInput:
         """Return an input that every Fp8Linear of the same scheme takes."""
         return QuantizedInput(*quantize(x, self.scheme), x.dtype)
+
+
+class GeluQuantizer(nn.Module):
+    """GELU in its tanh form, for a layer with a scale per row."""
+
+    def forward(self, x: Tensor) -> QuantizedInput:
+        """Return what an Fp8Linear takes in place of the activated tokens [..., width]."""
+        values, scale = gelu_quantize(x)
+        return QuantizedInput(values, scale, x.dtype)
 
 
 class Fp8Linear(nn.Module):
@@ -106,6 +118,29 @@ def quantize(x: Tensor, scheme: Fp8Scheme) -> tuple[Tensor, Tensor]:
     return scaled.to(torch.float8_e4m3fn), factor.reciprocal().view(1, 1)
 
 
+@torch.library.custom_op(
+    "liveavatar::gelu_quantize", mutates_args=(), device_types="cpu", schema="(Tensor x) -> (Tensor, Tensor)"
+)
+def gelu_quantize(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return `quantize` of the GELU of tokens [..., width], a scale per row: (e4m3 values, float32 [..., 1])."""
+    return quantize(F.gelu(x, approximate="tanh"), "per_row")
+
+
+@gelu_quantize.register_kernel("cuda")
+def _(x: Tensor) -> tuple[Tensor, Tensor]:
+    if x.dtype != torch.bfloat16 or find_spec("triton") is None:
+        return quantize(F.gelu(x, approximate="tanh"), "per_row")
+    from liveavatar.loading import gelu_kernel
+
+    return gelu_kernel.gelu_quantize(x.contiguous(), largest=E4M3_MAX, smallest_amax=SMALLEST_AMAX)
+
+
+@gelu_quantize.register_fake
+def _(x: Tensor) -> tuple[Tensor, Tensor]:
+    values = torch.empty_like(x, dtype=torch.float8_e4m3fn, memory_format=torch.contiguous_format)
+    return values, x.new_empty(*x.shape[:-1], 1, dtype=torch.float32)
+
+
 def quantize_linears(model: nn.Module, scheme: Fp8Scheme = "per_row") -> int:
     """Replace the linear layers of an S2V transformer in place and return how many were replaced.
 
@@ -124,4 +159,6 @@ def quantize_linears(model: nn.Module, scheme: Fp8Scheme = "per_row") -> int:
     for module in model.modules():
         if isinstance(module, SelfAttention):
             module.shared_input = InputQuantizer(scheme)
+        elif isinstance(module, S2VBlock) and scheme == "per_row":
+            module.ffn[1] = GeluQuantizer()
     return len(names)

@@ -15,14 +15,14 @@ from liveavatar.core.request import AUDIO_RATE
 
 _FRAGMENT_US = 240_000  # six frames; the measured compromise between start-up time and stalls in a browser
 
-# No B-frames and a short look-ahead: a frame leaves the encoder seven frames later at the bitrate of the
-# default settings; `tune=zerolatency` would leave at once but needs six times the bytes.
+# No B-frames and a look-ahead of two frames: a block of 12 gives a fragment of six at once. None at all, as with
+# `tune=zerolatency`, needs nearly twice the bytes. Threads are slices of a frame here; more of them cost bytes.
 _X264_OPTIONS = {
     "preset": "veryfast",
     "crf": "20",
     "profile": "main",
     "bf": "0",
-    "x264-params": "rc-lookahead=5:sync-lookahead=0",
+    "x264-params": "rc-lookahead=2:sync-lookahead=0:threads=2",
 }
 
 

@@ -57,14 +57,18 @@ def test_one_graph_of_a_layer_serves_all_layers_and_blocks() -> None:
 
 
 def test_8_bit_forward_quantises_every_input_once() -> None:
-    """Query, key and value projections share one, five more in a layer, two in an injection."""
+    """Query, key and value projections share one, four more in a layer and that of the GELU, two in an injection."""
     model = tiny_model(num_layers=1)
     quantize_linears(model)
     stream, expected = TinyStream(model), TinyStream(model)
     conversions: list[torch.fx.Node] = []
 
     def eager(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable[..., object]:
-        conversions.extend(node for node in graph.graph.nodes if torch.float8_e4m3fn in node.args)
+        conversions.extend(
+            node
+            for node in graph.graph.nodes
+            if torch.float8_e4m3fn in node.args or "gelu_quantize" in str(node.target)
+        )
         return graph.forward
 
     compiled = torch.compile(model, fullgraph=True, backend=eager)

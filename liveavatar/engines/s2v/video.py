@@ -93,6 +93,12 @@ class PictureStream:
         self._num_steps = plan.num_steps
         self.num_begun = past.num_blocks if past else 0  # a card is one ahead of what is handed out
         self._randomness = ContinuedRandomness(SeededRandomness(seed), self.num_begun)
+        # Encoded before the caches are there: both together would be the highest point of the whole video.
+        sink = (
+            sink_of_past(vae, past, plan.latents_per_decode)
+            if past
+            else (sinks or SinkCache()).plain_sink(vae, reference, latents_per_call=plan.latents_per_decode)
+        )
         self._denoiser = BlockDenoiser(
             transformer,
             grid=self._grid,
@@ -109,9 +115,7 @@ class PictureStream:
         blocks = stream_blocks(
             self._denoiser,
             vae,
-            sink_of_past(vae, past, plan.latents_per_decode)
-            if past
-            else (sinks or SinkCache()).plain_sink(vae, reference, latents_per_call=plan.latents_per_decode),
+            sink,
             self._counted(speech),
             self._clip_noise,
             num_steps=lambda: self._num_steps,

@@ -145,8 +145,8 @@ def hopper_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 # The order is the one in which "auto" tries them.
 ATTENTION_KERNELS: dict[str, AttentionKernel] = {
-    "cudnn": cudnn_attention,
     "hopper": hopper_attention,
+    "cudnn": cudnn_attention,
     "flash": flash_attention,
     "native": native_attention,
 }

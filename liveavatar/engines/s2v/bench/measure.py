@@ -80,7 +80,7 @@ class MemoryPeaks:
 
     def values(self) -> Values:
         """Return the peaks in GB, and by how many MB memory grew once the window was full."""
-        steady = self._allocated[WINDOW_BLOCKS:]
+        steady = self._allocated[WINDOW_BLOCKS:-2]  # with the last two, nothing more is under way
         return {
             "peak_gb": round(self._peak / 1e9, 2),
             "peak_reserved_gb": round(self._reserved / 1e9, 2),
