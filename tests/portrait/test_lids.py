@@ -95,7 +95,7 @@ def test_nothing_is_left_of_the_open_eyes_lashes() -> None:
     picture, points = face_with_rims(DARK_BROWN)
     closed = shut(picture, points)
     for eye in points.eyes:
-        x, y, half_width = middle_of(eye)
+        x, _, half_width = middle_of(eye)
         top = round(float(eye.upper_lid[:, 1].min()))
         where = slice(top - half_width // 3, top + 2), slice(x - half_width // 2, x + half_width // 2)
         assert np.abs(picture[where].astype(float) - SKIN).max() > 60, "they were there"

@@ -7,6 +7,7 @@ All lengths are those of the eye's local frame: half the distance between its co
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -34,6 +35,9 @@ MAX_GAZE_X = 0.30
 MAX_GAZE_Y = 0.18  # as a share of the opening
 LID_SHADOW = 0.25  # how much the lid darkens the eyeball just below it
 STILL = 1e-3  # smaller motions are not worth drawing
+
+
+Pixel = TypeVar("Pixel", np.uint8, np.float32)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +141,7 @@ def _move_gaze_and_brow(eye: _Eye, patch: Picture, pose: FramePose) -> Picture:
     gaze_y = float(np.clip(pose.gaze_y, -largest_y, largest_y))
     shift_v = gaze_y * corner_fade * np.where(is_inside, 4 * depth * (1 - depth), 0)
     shift_v = shift_v - brow * eye.brow_weight
-    return np.asarray(_shift(shape, patch, shift_u, shift_v), np.uint8)
+    return _shift(shape, patch, shift_u, shift_v)
 
 
 def _close_lid(eye: _Eye, patch: Picture, blink: float) -> Picture:
@@ -177,12 +181,10 @@ def _slide(eye: _Eye, edge: Floats) -> Floats:
     painted = eye.closed.skin_and_lashes
     if float(np.abs(shift_v).max()) < STILL:
         return painted
-    return np.asarray(_shift(eye.shape, painted, np.zeros_like(shift_v), shift_v), np.float32)
+    return _shift(eye.shape, painted, np.zeros_like(shift_v), shift_v)
 
 
-def _shift(
-    eye: EyeShape, patch: NDArray[np.uint8] | Floats, shift_u: Floats, shift_v: Floats
-) -> NDArray[np.uint8] | Floats:
+def _shift(eye: EyeShape, patch: NDArray[Pixel], shift_u: Floats, shift_v: Floats) -> NDArray[Pixel]:
     """Move the content of a patch by local displacements (each pixel fetches from where it came)."""
     u_axis, v_axis = eye.frame.half_width * eye.frame.u_axis, eye.frame.half_width * eye.frame.v_axis
     rows, columns = eye.u.shape
@@ -196,7 +198,7 @@ def _shift(
         - shift_u * np.float32(u_axis[1])
         - shift_v * np.float32(v_axis[1])
     )
-    moved = cv2.remap(
+    moved: NDArray[Any] = cv2.remap(
         patch, x.astype(np.float32), y.astype(np.float32), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
     )
     return moved.astype(patch.dtype, copy=False)

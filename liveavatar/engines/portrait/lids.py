@@ -193,8 +193,7 @@ def _hairs(eye: EyeShape, below: Floats, pixel: float) -> Floats:
     root = eye.u - LASH_FAN * eye.u * np.maximum(below, 0)
     number = root / LASH_SPACING
     which, across = np.floor(number), number - np.floor(number) - 0.5
-    uneven = np.sin(12.9898 * which) * 43758.5453  # the usual hash: as good as random, the same every time
-    uneven = floats(uneven - np.floor(uneven))
+    uneven = floats(np.mod(0.618 * which, 1.0))  # neighbours differ; the same every time
     length = LASH_LENGTH * (0.65 + 0.35 * uneven) * (0.55 + 0.45 * np.clip(np.abs(root), 0, 1))
     reach = np.clip(below / length, 0, 1)
     crossing = across + 0.35 * (uneven - 0.5)
