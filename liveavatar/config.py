@@ -42,7 +42,7 @@ class Deadlines:
 
 @dataclass(frozen=True, kw_only=True)
 class AppConfig:
-    """Everything an operator can set. Each field has an environment variable LIVEAVATAR_<FIELD>."""
+    """Everything an operator can set. Most fields have an environment variable LIVEAVATAR_<FIELD>."""
 
     data_dir: Path  # jobs, videos and the engine's log
     host: str = "127.0.0.1"
@@ -63,6 +63,7 @@ class AppConfig:
     rdzv_endpoint: str | None = None  # HOST:PORT of this machine, where the others join; None: there are none
     token_file: Path | None = None  # what the machines know each other by; None: cluster.token in data_dir
     slots: int | None = None  # ranks on this machine; None: one for each of its graphics cards
+    visible_cards: str | None = None  # CUDA_VISIBLE_DEVICES: graphics cards to use; None: all
     worker_module: str = "liveavatar.worker"
     deadlines: Deadlines = field(default_factory=Deadlines)
 
@@ -112,6 +113,7 @@ class AppConfig:
             token_file=path("LIVEAVATAR_TOKEN_FILE"),
             slots=int(number("LIVEAVATAR_SLOTS", 0)) or None,
             cache_dir=path("LIVEAVATAR_CACHE_DIR") or _default_cache_dir(env),
+            visible_cards=env.get("CUDA_VISIBLE_DEVICES"),
             int8_attention=env.get("LIVEAVATAR_INT8_ATTENTION", "0") == "1",
         )
 

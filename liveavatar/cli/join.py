@@ -15,6 +15,7 @@ from pathlib import Path
 from liveavatar.config import AppConfig
 from liveavatar.core.launch import Card
 from liveavatar.monitoring.hardware import HardwareMonitor
+from liveavatar.monitoring.visible_cards import visible_cards
 from liveavatar.service.cluster import Endpoint
 from liveavatar.service.cluster_key import ClusterKey
 from liveavatar.service.machine_agent import MachineAgent
@@ -41,8 +42,8 @@ def run(options: argparse.Namespace) -> int:
     config = AppConfig.from_environment()
     token_file = options.token_file or config.token_file or config.data_dir / "cluster.token"
     cards = tuple(
-        Card(name=gpu.name, total_bytes=gpu.total_bytes, other_bytes=gpu.other_bytes or 0)
-        for gpu in HardwareMonitor().snapshot().gpus
+        Card(name=gpu.name, total_bytes=gpu.total_bytes, other_bytes=gpu.other_bytes or 0, uuid=gpu.uuid)
+        for gpu in visible_cards(HardwareMonitor().snapshot().gpus, config.visible_cards)
     )
     try:
         agent = MachineAgent(

@@ -16,6 +16,7 @@ from liveavatar.core.hardware import Machine
 from liveavatar.core.parallel import KvPrecision, Precision
 from liveavatar.core.request import AUTO
 from liveavatar.monitoring.hardware import HardwareMonitor, HardwareSnapshot
+from liveavatar.monitoring.visible_cards import visible_cards
 from liveavatar.planning import report
 from liveavatar.planning.advice import advise
 from liveavatar.planning.calibration import NOTHING_MEASURED, Calibration, load_calibration
@@ -101,8 +102,9 @@ def _machine(options: argparse.Namespace) -> tuple[Machine, list[str], Calibrati
         machine = parse_machine(options.gpus, host_bytes=host_bytes)
         sentence = assumption(options.gpus)
         return machine, [sentence] if sentence else [], NOTHING_MEASURED
-    snapshot = HardwareMonitor().snapshot()
-    calibration = load_calibration(AppConfig.from_environment().data_dir / "calibration.json")
+    config, snapshot = AppConfig.from_environment(), HardwareMonitor().snapshot()
+    snapshot = dataclasses.replace(snapshot, gpus=visible_cards(snapshot.gpus, config.visible_cards))
+    calibration = load_calibration(config.data_dir / "calibration.json")
     return *installed_machine(snapshot), calibration
 
 

@@ -24,6 +24,8 @@ class GpuSpec:
     compute_capability: tuple[int, int]
     other_programs_bytes: int = 0
     driver: str = ""  # version; empty when the card is only imagined
+    uuid: str = ""  # as its driver writes it; empty when it is not known
+    machine: str = ""  # where it is, by name; empty: in the app's own
 
     def __post_init__(self) -> None:
         for field in (

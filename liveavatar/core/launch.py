@@ -17,6 +17,7 @@ class Launch:
     store_host: str  # where rank 0 serves the meeting point of torch.distributed
     store_port: int
     wire: WireAddress
+    cards: tuple[str, ...] = ()  # UUID of each rank's card; empty: the ranks take cards by their number
 
     @property
     def ranks(self) -> range:
@@ -40,6 +41,7 @@ class Card:
     name: str
     total_bytes: int
     other_bytes: int  # used by programs that are not ours
+    uuid: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +50,8 @@ class MachineState:
 
     name: str
     version: str  # of this project
+    address: str = ""  # under which the app's machine, and the others, reach it
+    instance: str = ""  # another one each time it is started
     slots: int  # ranks it takes
     cards: tuple[Card, ...] = ()
     run: str = ""

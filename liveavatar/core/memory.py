@@ -35,6 +35,8 @@ class MemoryBudget:
     gpu: str
     available_bytes: int  # what is left after other programs and the safety margin
     items: tuple[MemoryItem, ...]
+    card: str = ""  # UUID of the card; empty when it is not known
+    machine: str = ""  # where the card is, by name; empty: in the app's own
 
     @property
     def needed_bytes(self) -> int:

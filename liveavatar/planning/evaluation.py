@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from liveavatar.core.hardware import GpuSpec
 from liveavatar.core.memory import MemoryBudget, gib_text
-from liveavatar.core.parallel import KvPrecision, Precision
+from liveavatar.core.parallel import KvPrecision, ParallelPlan, Precision
 from liveavatar.planning import layouts, memory_model, speed_model
 from liveavatar.planning.calibration import Calibration
 from liveavatar.planning.layouts import Configuration, RankGroup
 from liveavatar.planning.memory_model import RankRole
 from liveavatar.planning.model_spec import WINDOW_BLOCKS, VideoSize
+from liveavatar.planning.placement import Slots, place_ranks
 from liveavatar.planning.speed_model import StepSeconds
 
 _HOST_SHARE = 0.8  # of host memory that may be taken
@@ -32,14 +34,39 @@ class Details:
     reason: str  # why it is as fast as it is, or why it cannot run
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Machine:
+    num_slots: int  # ranks it takes at most
+    cards: list[int]  # of the group, the emptiest first
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Place:
+    ranks: range
+    cards: list[int]  # of their machine, the emptiest first
+
+
 class Evaluator:
     """Answers for one group of cards, one picture size."""
 
     def __init__(
-        self, gpus: Iterable[GpuSpec], host_bytes: int | None, size: VideoSize, calibration: Calibration
+        self,
+        gpus: Iterable[GpuSpec],
+        host_bytes: int | None,
+        size: VideoSize,
+        calibration: Calibration,
+        slots: Slots = (),
     ) -> None:
         self.gpus = sorted(gpus, key=memory_model.available_bytes, reverse=True)
         self._available = [memory_model.available_bytes(gpu) for gpu in self.gpus]
+        self._machines = [
+            _Machine(
+                num_slots=num_slots,
+                cards=[card for card, gpu in enumerate(self.gpus) if gpu.machine == name],
+            )
+            for name, num_slots in slots or [("", len(self.gpus))]
+        ]
+        self._places: dict[ParallelPlan, list[_Place]] = {}
         self._speed = _slowest(self.gpus)
         self._host_bytes, self._size = host_bytes, size
         self._factors = [calibration.memory_factors(gpu) for gpu in self.gpus]
@@ -71,32 +98,53 @@ class Evaluator:
                 return None
             offload = dataclasses.replace(configuration.offload, resident_blocks=num_blocks)
             configuration = dataclasses.replace(configuration, offload=offload)
-        groups = layouts.rank_groups(configuration, self._size)
-        if self.missing_bytes(groups) > 0:
+        if self.missing_bytes(configuration) > 0:
             return None
+        groups = layouts.rank_groups(configuration, self._size)
         if configuration.offload.is_used and self._host_bytes is not None:
             return configuration if host_bytes(groups) <= _HOST_SHARE * self._host_bytes else None
         return configuration
 
-    def missing_bytes(self, groups: Sequence[RankGroup]) -> int:
-        """Return what the worst-off rank lacks when the neediest rank gets the emptiest card."""
-        needs = sorted(((self._need(group.role), len(group.ranks)) for group in groups), reverse=True)
-        missing, last = 0, -1
-        for need, count in needs:
-            last += count  # of equal ranks, the one on the fullest card
-            missing = max(missing, need - self._available[last])
-        return missing
+    def has_places(self, parallel: ParallelPlan) -> bool:
+        """Whether the machines have a card for each rank, with those that talk most in one machine."""
+        return bool(self._ranks_on_machines(parallel))
+
+    def missing_bytes(self, configuration: Configuration) -> int:
+        """Return what the worst-off rank lacks when on each machine the neediest rank gets the emptiest card."""
+        return max(0, *(need - available for need, available, _ in self._tightest(configuration)))
+
+    def _ranks_on_machines(self, parallel: ParallelPlan) -> list[_Place]:
+        """Return which consecutive ranks each machine takes, nothing when it cannot be done."""
+        if parallel not in self._places:
+            sizes = [min(machine.num_slots, len(machine.cards)) for machine in self._machines]
+            counts = place_ranks(parallel, sizes) or []
+            ends = itertools.accumulate(counts)
+            self._places[parallel] = [
+                _Place(ranks=range(end - count, end), cards=machine.cards)
+                for machine, count, end in zip(self._machines, counts, ends, strict=False)
+                if count
+            ]
+        return self._places[parallel]
+
+    def _tightest(self, configuration: Configuration) -> Iterator[tuple[int, int, RankGroup]]:
+        """Yield what ranks need and what the card has to give, of equal ranks on a machine the worst off."""
+        groups = layouts.rank_groups(configuration, self._size)
+        needs = [(self._need(group.role), group) for group in groups]
+        needs.sort(key=lambda pair: pair[0], reverse=True)
+        for place in self._ranks_on_machines(configuration.parallel):
+            last = -1
+            for need, group in needs:
+                count = sum(rank in place.ranks for rank in group.ranks)
+                if count:
+                    last += count
+                    yield need, self._available[place.cards[last]], group
 
     def _resident_blocks(self, configuration: Configuration) -> int | None:
         """Return how many blocks can stay on every card, fewer than all; None when not even the rest fits."""
         groups = layouts.rank_groups(configuration, self._size)
         most = min(group.role.num_layers for group in groups if group.role.num_steps) - 1
-        last = -1
-        for need, group in sorted(
-            ((self._need(group.role), group) for group in groups), key=lambda pair: pair[0], reverse=True
-        ):
-            last += len(group.ranks)
-            spare = self._available[last] - need
+        for need, available, group in self._tightest(configuration):
+            spare = available - need
             if spare < 0:
                 return None
             if group.role.num_steps:
@@ -182,11 +230,11 @@ class Evaluator:
                 rank_seconds=(),
                 first_frame_seconds=math.inf,
                 host_bytes=0,
-                reason=_why_not(budgets, self.missing_bytes(layouts.rank_groups(sparest, self._size))),
+                reason=_why_not(budgets, self.missing_bytes(sparest)),
             )
-        host = max(budgets, key=lambda budget: budget.spare_bytes)
-        if host.spare_bytes >= memory_model.text_encoder_bytes():
-            roles[host.rank] = dataclasses.replace(roles[host.rank], encodes_text=True)
+        source = configuration.parallel.source_rank
+        if budgets[source].spare_bytes >= memory_model.text_encoder_bytes():
+            roles[source] = dataclasses.replace(roles[source], encodes_text=True)
             budgets = self._budgets(configuration, roles)
         return Details(
             budgets=budgets,
@@ -199,8 +247,10 @@ class Evaluator:
     def _budgets(self, configuration: Configuration, roles: Sequence[RankRole]) -> tuple[MemoryBudget, ...]:
         """Give the neediest rank the emptiest card. The text encoder, where it fits, changes no card."""
         needs = [self._need(dataclasses.replace(role, encodes_text=False)) for role in roles]
-        order = sorted(range(len(roles)), key=lambda rank: needs[rank], reverse=True)
-        card_of = dict(zip(order, range(len(roles)), strict=True))
+        card_of: dict[int, int] = {}
+        for place in self._ranks_on_machines(configuration.parallel):
+            neediest_first = sorted(place.ranks, key=lambda rank: needs[rank], reverse=True)
+            card_of |= dict(zip(neediest_first, place.cards, strict=False))
         return tuple(
             MemoryBudget(
                 rank=rank,
@@ -208,6 +258,8 @@ class Evaluator:
                 gpu=self.gpus[card_of[rank]].name,
                 available_bytes=self._available[card_of[rank]],
                 items=memory_model.corrected(memory_model.forecast(role), self._factors[card_of[rank]]),
+                card=self.gpus[card_of[rank]].uuid,
+                machine=self.gpus[card_of[rank]].machine,
             )
             for rank, role in enumerate(roles)
         )

@@ -97,14 +97,14 @@ def _rejected(text: str, cause: str) -> InputRejected:
 
 
 def spec_of_installed(
-    *, name: str, total_bytes: int, used_bytes: int, driver: str = ""
+    *, name: str, total_bytes: int, used_bytes: int, driver: str = "", uuid: str = "", machine: str = ""
 ) -> tuple[GpuSpec, str]:
     """Return a card found in this machine, and a sentence when its speed had to be assumed."""
     row = find_card(name)
     spec = row.spec if row else card_of_size(max(_SMALLEST_GB, total_bytes / GIB))
     found = dataclasses.replace(
         spec, name=row.spec.name if row else name, total_bytes=total_bytes,
-        other_programs_bytes=min(used_bytes, total_bytes), driver=driver,
+        other_programs_bytes=min(used_bytes, total_bytes), driver=driver, uuid=uuid, machine=machine,
     )  # fmt: skip
     sentence = (
         "" if row else f"{name} is not in the table; its speed is taken from a card with as much memory."

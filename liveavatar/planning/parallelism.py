@@ -9,13 +9,13 @@ from functools import cached_property
 from itertools import combinations
 
 from liveavatar.core.hardware import GpuSpec, Machine
-from liveavatar.core.parallel import KvPrecision, ParallelPlan, Precision
+from liveavatar.core.parallel import KvPrecision, Precision
 from liveavatar.planning import layouts
 from liveavatar.planning.calibration import NOTHING_MEASURED, Calibration
 from liveavatar.planning.evaluation import Details, Evaluator
 from liveavatar.planning.layouts import Configuration
 from liveavatar.planning.model_spec import MAX_STEPS, PICTURES_PER_BLOCK, VideoSize
-from liveavatar.planning.placement import place_ranks
+from liveavatar.planning.placement import Slots
 
 MAX_KINDS = 4  # of cards; of more, those with the fastest arithmetic are used
 
@@ -61,8 +61,7 @@ class Wishes:
     precision: Precision | None = None
     kv_precision: KvPrecision | None = None
     abilities: Abilities = EVERYTHING
-    avoided: frozenset[ParallelPlan] = frozenset()  # layouts that failed on this machine
-    slots: tuple[int, ...] = ()  # of ranks on each machine, where the cards are in several
+    slots: Slots = ()  # of ranks on each machine; none: one for each card, all in one machine
 
     def __post_init__(self) -> None:
         if not 1 <= self.num_steps <= MAX_STEPS:
@@ -120,7 +119,7 @@ def candidates(
     found: dict[Configuration, Candidate] = {}
     best_fps = 0.0
     for group in _groups(machine.gpus):
-        evaluator = Evaluator(group, machine.host_bytes, size, calibration)
+        evaluator = Evaluator(group, machine.host_bytes, size, calibration, wishes.slots)
         if best_fps and _fps_limit(evaluator, wishes) <= best_fps:
             continue  # slower cards that nothing depends on
         for candidate in _on_group(evaluator, size, wishes):
@@ -140,7 +139,7 @@ def reaches(
 ) -> bool:
     """Return whether some plan makes at least `min_fps`; the quick form of `candidates`, with the same answer."""
     for group in _groups(machine.gpus):
-        evaluator = Evaluator(group, machine.host_bytes, size, calibration)
+        evaluator = Evaluator(group, machine.host_bytes, size, calibration, wishes.slots)
         if _fps_limit(evaluator, wishes) < min_fps:
             continue
         if any(
@@ -201,7 +200,9 @@ def _on_group(
         if precision == "bf16":  # sharding gathers parameters, and 8-bit weights are none
             plans += layouts.sharded_plans(num_gpus, wishes.num_steps)
         for parallel in plans:
-            resident = _allowed(layouts.resident_variants(parallel, precision, kv_precisions), wishes)
+            resident = _allowed(
+                layouts.resident_variants(parallel, precision, kv_precisions), wishes, evaluator
+            )
             if not resident:
                 continue
             if min_fps and PICTURES_PER_BLOCK / evaluator.block_seconds(resident[0]) < min_fps:
@@ -213,19 +214,19 @@ def _on_group(
                 yield best
                 if best.configuration == resident[0]:  # the plainest fits: nothing is faster
                     continue
-            spilled = _allowed(layouts.offload_variants(parallel, precision, kv_precisions), wishes)
+            spilled = _allowed(
+                layouts.offload_variants(parallel, precision, kv_precisions), wishes, evaluator
+            )
             offloaded = _best(evaluator, size, spilled)
             if offloaded is not None:
                 yield offloaded
 
 
-def _allowed(variants: Sequence[Configuration], wishes: Wishes) -> list[Configuration]:
+def _allowed(variants: Sequence[Configuration], wishes: Wishes, evaluator: Evaluator) -> list[Configuration]:
     return [
         variant
         for variant in variants
-        if wishes.abilities.allow(variant)
-        and variant.parallel not in wishes.avoided
-        and (not wishes.slots or place_ranks(variant.parallel, wishes.slots) is not None)
+        if wishes.abilities.allow(variant) and evaluator.has_places(variant.parallel)
     ]
 
 
@@ -260,7 +261,7 @@ def _rejected(evaluator: Evaluator, size: VideoSize, variants: Sequence[Configur
         size=size,
         streams=0,
         block_seconds=math.inf,
-        missing_bytes=evaluator.missing_bytes(layouts.rank_groups(variants[0], size)),
+        missing_bytes=evaluator.missing_bytes(variants[0]),
         evaluator=evaluator,
         sparest=variants[-1],
     )

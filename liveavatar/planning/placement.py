@@ -6,6 +6,10 @@ from collections.abc import Sequence
 
 from liveavatar.core.parallel import ParallelPlan
 
+Slots = tuple[
+    tuple[str, int], ...
+]  # (machine, how many ranks it takes at most), the app's own first, called ""
+
 
 def place_ranks(parallel: ParallelPlan, slots: Sequence[int]) -> list[int] | None:
     """Return how many consecutive ranks each machine takes, None when they do not fit.

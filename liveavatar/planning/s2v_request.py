@@ -15,7 +15,8 @@ from liveavatar.core.sizes import STANDARD
 from liveavatar.planning.calibration import NOTHING_MEASURED, Calibration
 from liveavatar.planning.choice import choose, execution_plan, fixed_size, size_of_area
 from liveavatar.planning.model_spec import MAX_STEPS, TRANSFORMER_PARAMETERS, VideoSize
-from liveavatar.planning.parallelism import ENGINE, Wishes
+from liveavatar.planning.parallelism import ENGINE, Abilities, Wishes
+from liveavatar.planning.placement import Slots
 
 # The published model has 16 billion; on a processor one second of its video takes a quarter of an hour.
 LARGEST_FOR_PROCESSOR = 1_000_000_000
@@ -41,9 +42,7 @@ class S2vSetup:
     host_free_bytes: int | None = None
     int8_attention: bool = False  # the operator wishes it where the cards can
     avoided: frozenset[ParallelPlan] = frozenset()  # layouts that failed again and again; none of one card
-    slots: tuple[
-        int, ...
-    ] = ()  # of ranks on each machine, the app's own first; empty when there is only that
+    slots: Slots = ()  # of ranks on each machine; none: one for each card, all in one machine
     calibration: Calibration = NOTHING_MEASURED  # what videos measured here
 
 
@@ -78,8 +77,7 @@ def plan_s2v(
         wishes=Wishes(
             num_steps=num_steps,
             kv_precision="int8" if asks_int8 else None,
-            abilities=ENGINE,
-            avoided=setup.avoided,
+            abilities=_abilities(setup.avoided),
             slots=setup.slots,
         ),
         calibration=setup.calibration,
@@ -94,11 +92,17 @@ def plan_s2v(
         )
     plan = execution_plan(choice)
     lost = tuple(
-        f"The layout “{layout.describe()}” is not used: it failed again and again."
+        f"The layout “{layout.describe()}” failed again and again: fewer cards are used."
         for layout in sorted(setup.avoided, key=ParallelPlan.describe)
     )
     refused = (_NO_INT8_ATTENTION,) if setup.int8_attention and not asks_int8 else ()
     return dataclasses.replace(plan, model=setup.files, decisions=plan.decisions + refused + lost)
+
+
+def _abilities(avoided: frozenset[ParallelPlan]) -> Abilities:
+    """Return what to plan within. What failed on some cards is likely to fail in other layouts over as many."""
+    limits = [layout.world_size - 1 for layout in avoided]
+    return dataclasses.replace(ENGINE, max_ranks=min([ENGINE.max_ranks, *limits]))
 
 
 def is_forecast(num_parameters: int) -> bool:

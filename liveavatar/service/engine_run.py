@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import time
+from collections import Counter
 from pathlib import Path
 
 import zmq
@@ -59,18 +60,18 @@ class EngineRun:
         self._run_dir = make_run_dir()
         self._log_path = log_path
         self._log_start = log_path.stat().st_size if log_path.exists() else 0
-        on_network = cluster is not None and len(counts) > 1
+        is_here_alone = not any(counts)
         self._link = (
-            EngineLink(context, WireAddress.on_network(cluster.endpoint.host), cluster.key)
-            if cluster is not None and on_network
-            else EngineLink(context, WireAddress.in_directory(self._run_dir))
+            EngineLink(context, WireAddress.in_directory(self._run_dir))
+            if cluster is None or is_here_alone
+            else EngineLink(context, WireAddress.on_network(cluster.endpoint.host), cluster.key)
         )
         self._parts: list[RankProcesses | RemoteRanks] = []
         launch = Launch(
             first_rank=0,
             num_ranks=0,
             world_size=self.world_size,
-            store_host=cluster.endpoint.host if cluster is not None and on_network else "127.0.0.1",
+            store_host="127.0.0.1" if is_here_alone else _address(next(iter(counts)), cluster),
             store_port=free_port(),
             wire=self._link.address,
         )
@@ -78,9 +79,10 @@ class EngineRun:
             launch = dataclasses.replace(
                 launch, first_rank=launch.first_rank + launch.num_ranks, num_ranks=num_ranks
             )
+            launch = dataclasses.replace(launch, cards=_cards(plan, launch.ranks))
             self._parts.append(
                 RankProcesses(module, launch, self._run_dir, log_path)
-                if machine is None or cluster is None
+                if not machine or cluster is None
                 else RemoteRanks(cluster, machine, launch)
             )
         self._last_heard = dict.fromkeys(self._ranks, time.monotonic())
@@ -196,13 +198,36 @@ def free_port() -> int:
         return port
 
 
-def _ranks_by_machine(plan: ExecutionPlan, cluster: Cluster | None) -> dict[str | None, int]:
-    """Return how many ranks each machine takes, by name; None is this machine."""
-    if plan.parallel is None or cluster is None:
-        return {None: plan.parallel.world_size if plan.parallel else 1}
-    machines = cluster.machines
-    counts = place_ranks(plan.parallel, [cluster.own_slots, *(machine.slots for machine in machines)])
-    if counts is None:
-        raise EngineFailed(machines_too_few(plan.parallel, 1 + len(machines)))
-    names = [None, *(machine.name for machine in machines)]
-    return {name: count for name, count in zip(names, counts, strict=True) if count}
+def _ranks_by_machine(plan: ExecutionPlan, cluster: Cluster | None) -> dict[str, int]:
+    """Return how many ranks each machine takes, in the order of ranks, by name; "" is this machine.
+
+    A plan for certain cards says where they are. Raises EngineFailed when a machine is missing.
+    """
+    if plan.parallel is None:
+        return {"": 1}
+    machines = cluster.machines if cluster else ()
+    names = ["", *(machine.name for machine in machines)]
+    if plan.budgets:
+        counts = dict(Counter(budget.machine for budget in plan.budgets))
+        is_complete = counts.keys() <= set(names)
+    else:
+        slots = [cluster.own_slots if cluster else plan.parallel.world_size]
+        places = place_ranks(plan.parallel, [*slots, *(machine.slots for machine in machines)])
+        counts = {name: count for name, count in zip(names, places or (), strict=False) if count}
+        is_complete = places is not None
+    if not is_complete:
+        raise EngineFailed(machines_too_few(plan.parallel, len(names)))
+    return counts
+
+
+def _cards(plan: ExecutionPlan, ranks: range) -> tuple[str, ...]:
+    """Return the card of each of the ranks, nothing where one is not known or none was planned with."""
+    cards = tuple(budget.card for budget in plan.budgets if budget.rank in ranks)
+    return cards if all(cards) else ()
+
+
+def _address(machine: str, cluster: Cluster | None) -> str:
+    """Return where the other machines reach this one, or the one of that name."""
+    assert cluster is not None, "only machines that joined have names"
+    state = cluster.state(machine)
+    return state.address if state is not None else cluster.endpoint.host

@@ -20,7 +20,8 @@ from liveavatar.core.request import AUTO, GenerationRequest, ValidatedRequest
 from liveavatar.core.sizes import STANDARD, parse_size
 from liveavatar.diagnostics.diagnose import interrupted
 from liveavatar.intake.validate import check_num_steps, validate
-from liveavatar.monitoring.hardware import HardwareMonitor, HardwareSnapshot
+from liveavatar.monitoring.hardware import GpuSample, HardwareMonitor, HardwareSnapshot
+from liveavatar.monitoring.visible_cards import visible_cards
 from liveavatar.planning.planner import plan_request
 from liveavatar.planning.s2v_request import S2vSetup
 from liveavatar.service.cluster import Cluster, open_cluster
@@ -252,11 +253,15 @@ class Studio:
         found = find_s2v(self.config, self.hardware(), self._failed_layouts.avoided(), self._cluster)
         return dataclasses.replace(found, calibration=self._learned.calibration)
 
+    def _cards(self) -> tuple[GpuSample, ...]:
+        """Return the graphics cards that the app may use."""
+        return visible_cards(self.hardware().gpus, self.config.visible_cards)
+
     def _open_cluster(self) -> Cluster | None:
         """Listen for other machines. Raises LiveAvatarError when the address cannot be used."""
         if self.config.rdzv_endpoint is None:
             return None
-        own_slots = self.config.slots or len(self.hardware().gpus) or 1
+        own_slots = self.config.slots or len(self._cards()) or 1
         token_file = self.config.token_file or self.config.data_dir / "cluster.token"
         try:
             return open_cluster(self.config.rdzv_endpoint, token_file, own_slots=own_slots)

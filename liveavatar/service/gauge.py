@@ -88,12 +88,20 @@ def fit_warnings(gauges: Sequence[CardGauge]) -> list[Remark]:
 def _cards_of_ranks(
     gpus: Sequence[GpuSample], reports: Sequence[Telemetry], plan: ExecutionPlan
 ) -> Mapping[int, int]:
-    """Return the card of each rank: the one it reported, and the one of its number while nothing was reported."""
+    """Return the card of each rank on this machine: the one it reported, before that the one planned for it.
+
+    Where a card has no UUID, ranks take cards by their number.
+    """
     by_uuid = {gpu.uuid: gpu.index for gpu in gpus if gpu.uuid}
-    if reports:
-        return {report.rank: by_uuid[report.gpu] for report in reports if report.gpu in by_uuid}
     numbers = [gpu.index for gpu in gpus]
-    return {budget.rank: numbers[budget.rank] for budget in plan.budgets if budget.rank < len(numbers)}
+    cards = {budget.rank: by_uuid[budget.card] for budget in plan.budgets if budget.card in by_uuid}
+    if not any(budget.card for budget in plan.budgets):
+        cards = {budget.rank: numbers[budget.rank] for budget in plan.budgets if budget.rank < len(numbers)}
+    for report in reports:
+        cards.pop(report.rank, None)
+        if report.gpu in by_uuid:
+            cards[report.rank] = by_uuid[report.gpu]
+    return cards
 
 
 def _own(gpu: GpuSample, reports: Sequence[Telemetry]) -> tuple[int | None, tuple[MemoryItem, ...]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import secrets
 import shutil
 import socket
 import time
@@ -43,7 +44,9 @@ class MachineAgent:
         """Connect; that the app is not there yet does no harm."""
         data_dir.mkdir(parents=True, exist_ok=True)
         self._data_dir, self._module, self._slots, self._cards = data_dir, module, slots, cards
-        self._name = f"{socket.gethostname()} ({address_towards(endpoint.host)})"
+        self._address = address_towards(endpoint.host)
+        self._name = f"{socket.gethostname()} ({self._address})"
+        self._instance = secrets.token_hex(8)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
         self._socket.setsockopt(zmq.IDENTITY, self._name.encode())
@@ -117,6 +120,8 @@ class MachineAgent:
         return MachineState(
             name=self._name,
             version=__version__,
+            address=self._address,
+            instance=self._instance,
             slots=self._slots,
             cards=self._cards,
             run=self._run,

@@ -116,14 +116,20 @@ def make_run_dir() -> Path:
 
 
 def _environment(launch: Launch, rank: int, run_dir: Path) -> dict[str, str]:
-    """Return the variables by which torch.distributed knows its place."""
+    """Return the variables by which a rank knows its place among the others, its card, and how to use memory."""
+    local_rank = rank - launch.first_rank
     variables = {
         "PYTHONPATH": os.pathsep.join([_IMPORT_ROOT, os.environ.get("PYTHONPATH", "")]),
         "RANK": str(rank),
         "WORLD_SIZE": str(launch.world_size),
-        "LOCAL_RANK": str(rank - launch.first_rank),
+        "LOCAL_RANK": str(local_rank),
         "LOCAL_WORLD_SIZE": str(launch.num_ranks),
     }
+    if launch.cards:
+        own = launch.cards[local_rank]
+        # A program sees one slice of a divided card (MIG) at most.
+        cards = [own] if own.startswith("MIG-") else launch.cards
+        variables["CUDA_VISIBLE_DEVICES"] = ",".join(cards)
     if launch.world_size > 1:
         variables |= {
             "MASTER_ADDR": launch.store_host,
@@ -131,16 +137,26 @@ def _environment(launch: Launch, rank: int, run_dir: Path) -> dict[str, str]:
             "TORCH_FR_DUMP_TEMP_FILE": str(run_dir / _FLIGHT_RECORDER),
             "TORCH_NCCL_DEBUG_INFO_PIPE_FILE": str(run_dir / _FLIGHT_RECORDER),
         }
-        if launch.num_ranks < launch.world_size:
-            interface = _interface_towards(launch.store_host)
-            variables |= {
-                name: interface
-                for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
-                if name not in os.environ
-            }
-        if "OMP_NUM_THREADS" not in os.environ:  # otherwise each rank would take all processors
-            variables["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // launch.num_ranks))
-    return variables
+    defaults = _defaults(launch)
+    return variables | {name: value for name, value in defaults.items() if name not in os.environ}
+
+
+def _defaults(launch: Launch) -> dict[str, str]:
+    """Return variables that the operator's own values take precedence over."""
+    defaults = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}  # cards are counted as nvidia-smi and the planner do
+    if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:  # its older name
+        defaults["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"  # sizes change from video to video
+    if launch.num_ranks < launch.world_size:
+        interface = _interface_towards(launch.store_host)
+        defaults |= {"GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": interface}
+    if launch.world_size > 1:  # otherwise each rank would take all processors
+        defaults["OMP_NUM_THREADS"] = str(max(1, _num_processors() // launch.num_ranks))
+    return defaults
+
+
+def _num_processors() -> int:
+    """Return how many this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def address_towards(host: str) -> str:

@@ -9,6 +9,7 @@ from liveavatar.diagnostics.diagnose import machines_missing
 from liveavatar.diagnostics.doctor import inspect_checkpoint
 from liveavatar.loading.checkpoint import CheckpointLayout
 from liveavatar.monitoring.hardware import HardwareSnapshot
+from liveavatar.monitoring.visible_cards import visible_cards
 from liveavatar.planning.machine_text import spec_of_installed
 from liveavatar.planning.s2v_request import S2vSetup
 from liveavatar.service.cluster import Cluster
@@ -30,12 +31,19 @@ def find_s2v(
             total_bytes=gpu.total_bytes,
             used_bytes=gpu.other_bytes or 0,
             driver=hardware.driver,
+            uuid=gpu.uuid,
         )[0]
-        for gpu in hardware.gpus
+        for gpu in visible_cards(hardware.gpus, config.visible_cards)
     )
     machines = cluster.machines if cluster else ()
     gpus += tuple(
-        spec_of_installed(name=card.name, total_bytes=card.total_bytes, used_bytes=card.other_bytes)[0]
+        spec_of_installed(
+            name=card.name,
+            total_bytes=card.total_bytes,
+            used_bytes=card.other_bytes,
+            uuid=card.uuid,
+            machine=machine.name,
+        )[0]
         for machine in machines
         for card in machine.cards
     )
@@ -61,5 +69,7 @@ def find_s2v(
         host_free_bytes=hardware.host_available_bytes,
         int8_attention=config.int8_attention,
         avoided=avoided,
-        slots=(cluster.own_slots, *(machine.slots for machine in machines)) if cluster and machines else (),
+        slots=(("", cluster.own_slots), *((machine.name, machine.slots) for machine in machines))
+        if cluster
+        else (),
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from liveavatar.config import process_rank
 from liveavatar.core.engine import Engine
+from liveavatar.worker.near_card import stay_near_card
 from liveavatar.worker.serve import Worker
 
 
@@ -18,6 +19,7 @@ def _portrait() -> Engine:
 
 
 def _s2v() -> Engine:
+    stay_near_card()
     engine: Engine = importlib.import_module("liveavatar.engines.s2v.engine").S2vEngine()
     return engine
 

@@ -9,13 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from liveavatar.core.errors import InputRejected
-from liveavatar.core.hardware import GpuSpec
+from liveavatar.core.hardware import GpuSpec, Machine
 from liveavatar.core.memory import GIB
 from liveavatar.core.parallel import ParallelPlan
 from liveavatar.core.plan import ExecutionPlan, ModelFiles
 from liveavatar.planning import s2v_request
-from liveavatar.planning.choice import auto_sizes
-from liveavatar.planning.layouts import parallel_plans
+from liveavatar.planning.choice import auto_sizes, choose, execution_plan, text_rank
 from liveavatar.planning.machine_text import parse_machine
 from liveavatar.planning.model_spec import TRANSFORMER_PARAMETERS, VideoSize
 from liveavatar.planning.parallelism import ENGINE, EVERYTHING
@@ -159,12 +158,14 @@ def test_layout_that_keeps_failing_makes_way_for_the_next(monkeypatch: pytest.Mo
     monkeypatch.setattr(s2v_request, "ENGINE", EVERYTHING)
     machine = setup(*[card("H800")] * 3)
     avoided: frozenset[ParallelPlan] = frozenset()
+    num_cards = []
     for _ in range(3):
         plan = plan_s2v(dataclasses.replace(machine, avoided=avoided), size="720*400", picture=PICTURE)
         assert plan.parallel is not None
-        assert plan.parallel not in avoided
         assert all(any(layout.describe() in text for text in plan.decisions) for layout in avoided)
+        num_cards.append(plan.parallel.world_size)
         avoided |= {plan.parallel}
+    assert num_cards == [3, 2, 1]
 
 
 def test_when_every_layout_failed_the_best_is_tried_again() -> None:
@@ -179,14 +180,46 @@ def test_stages_are_planned_within_machines(monkeypatch: pytest.MonkeyPatch) -> 
     """Four small cards would share every layer; in two machines of two they cannot."""
     monkeypatch.setattr(s2v_request, "ENGINE", EVERYTHING)
     together = setup(*[card("4090")] * 4)
-    apart = dataclasses.replace(together, slots=(2, 2))
-    for machines in (together, apart):
-        plan = plan_s2v(machines, size="384*256", picture=PICTURE)
+    there = [dataclasses.replace(card("4090"), machine="other")] * 2
+    apart = dataclasses.replace(setup(*[card("4090")] * 2, *there), slots=(("", 2), ("other", 2)))
+    one_each = dataclasses.replace(apart, slots=(("", 1), ("other", 1)))
+    plans = [plan_s2v(machines, size="384*256", picture=PICTURE) for machines in (together, apart, one_each)]
+    assert [len(plan.budgets) for plan in plans] == [4, 4, 2]
+    for plan in plans[1:]:
         assert plan.parallel is not None
-        assert machines is together or place_ranks(plan.parallel, (2, 2)) is not None
-    avoided = frozenset(
-        plan for plan in parallel_plans(4, 4) if place_ranks(plan, (2, 2)) is not None and plan.world_size > 1
+        assert plan.parallel.ranks_per_stage <= 2
+        counts = place_ranks(plan.parallel, (2, 2) if plan is plans[1] else (1, 1))
+        assert counts is not None
+        assert [budget.machine for budget in plan.budgets] == [""] * counts[0] + ["other"] * counts[1]
+
+
+def test_every_rank_has_a_card_of_its_own_and_the_neediest_the_emptiest() -> None:
+    """The cards that are used need not be the first ones."""
+    slow = [dataclasses.replace(card("4090"), uuid=f"GPU-slow-{number}") for number in range(2)]
+    fast = [
+        dataclasses.replace(card("H100", taken_gib=10 * number), uuid=f"GPU-fast-{number}")
+        for number in (3, 0, 1)
+    ]
+    machine = Machine(gpus=(*slow, *fast), host_bytes=256 * GIB)
+    plan = execution_plan(choose(machine, size="720*400", picture=PICTURE))
+    assert {budget.card for budget in plan.budgets} == {gpu.uuid for gpu in fast}
+    by_need = sorted(
+        plan.budgets,
+        key=lambda budget: budget.needed_bytes - budget.item_bytes("text encoder"),
+        reverse=True,
     )
-    lone = plan_s2v(dataclasses.replace(apart, avoided=avoided), size="384*256", picture=PICTURE).parallel
-    assert lone is not None
-    assert lone.world_size == 1, "what does not fit into the machines is not planned instead"
+    assert [budget.card for budget in by_need] == ["GPU-fast-0", "GPU-fast-1", "GPU-fast-3"]
+    assert all(budget.fits for budget in plan.budgets)
+
+
+def test_one_rank_takes_the_card_that_others_leave_empty() -> None:
+    cards = [dataclasses.replace(card("H100", taken_gib=taken), uuid=f"GPU-{taken}") for taken in (70, 2, 30)]
+    plan = plan_s2v(setup(*cards), size="720*400", picture=PICTURE)
+    assert plan.budgets[0].card == "GPU-2"
+
+
+@pytest.mark.parametrize("machine", ["2xH200", "3xH100", "5xH800", "4x4090"])
+def test_the_text_encoder_is_planned_where_prompts_are_encoded(machine: str) -> None:
+    for candidate in choose(parse_machine(machine), size="720*400", picture=PICTURE).candidates:
+        if candidate.fits:
+            assert text_rank(candidate) in (None, candidate.configuration.parallel.source_rank)

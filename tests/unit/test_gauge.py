@@ -92,6 +92,20 @@ def test_before_anything_is_reported_ranks_stand_on_cards_in_order() -> None:
     assert [gauge.needed_bytes for gauge in gauges] == [20 * GIB, 30 * GIB]
 
 
+def test_while_ranks_load_each_stands_on_the_card_planned_for_it() -> None:
+    """The first rank has reported, the second not yet; the third is on another machine."""
+    planned = plan(20, 30, 40)
+    cards = [("GPU-2", ""), ("GPU-0", ""), ("GPU-1", "other")]
+    budgets = [
+        replace(budget, card=uuid, machine=where)
+        for budget, (uuid, where) in zip(planned.budgets, cards, strict=True)
+    ]
+    here = machine(card(0), card(2))
+    for reports in ([], [report(0, gpu="GPU-2")]):
+        gauges = card_gauges(here, reports, replace(planned, budgets=tuple(budgets)))
+        assert [gauge.needed_bytes for gauge in gauges] == [30 * GIB, 20 * GIB]
+
+
 def test_a_rank_of_another_machine_or_of_the_processor_is_not_drawn() -> None:
     for gpu in ("GPU-elsewhere", ""):
         (gauge,) = card_gauges(machine(card()), [report(gpu=gpu)], plan(20))

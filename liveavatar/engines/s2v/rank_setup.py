@@ -77,15 +77,12 @@ class Rank:
 
 
 def use_own_card(device: torch.device) -> torch.device:
-    """Return this rank's card where `device` is a card: by its number on the machine, shared where there are too few.
+    """Return this rank's card where `device` is a card: by its number among those visible, shared where they are few.
 
     To be called before anything is on a card.
     """
     if device.type != "cuda":
         return device
-    os.environ.setdefault(
-        "PYTORCH_ALLOC_CONF", "expandable_segments:True"
-    )  # sizes change from video to video
     card = torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     torch.cuda.set_device(card)
     return card
