@@ -111,7 +111,7 @@ class Cluster:
         if state.version != __version__:
             raise wire.WireError(f"it has {state.version}")
         member = self._members.get(identity)
-        if member is None:
+        if member is None or member.state.instance != state.instance:
             log.info("the machine %s joined: %d ranks", state.name, state.slots)
             self._members[identity] = _Member(state=state, heard_at=time.monotonic(), wanted=Wanted(run=""))
             return

@@ -65,6 +65,7 @@ class Studio:
             self._warm_plan,
             self._failed_layouts,
             lambda plan, peaks: self._learned.learn(plan, peaks, self.hardware()),
+            lambda: tuple(gpu.uuid or gpu.name for gpu in self._cards()),
         )
 
     def start(self) -> None:

@@ -43,6 +43,7 @@ _IDLE_S = 0.2
 _STORE_RETRY_S = 2.0
 _SWEEP_S = 600.0
 _MAX_BACKOFF_S = 300.0
+_MACHINE_LEFT = ("machine_lost", "machines_too_few")  # the next plan is made without it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +69,7 @@ class JobRunner(threading.Thread):
         make_warm_plan: Callable[[], ExecutionPlan],
         failed_layouts: FailedLayouts,
         learn: Callable[[ExecutionPlan, Mapping[int, RankPeaks]], None],
+        find_cards: Callable[[], tuple[str, ...]],
     ) -> None:
         super().__init__(name="job-runner", daemon=True)
         self._store = store
@@ -79,7 +81,8 @@ class JobRunner(threading.Thread):
         self._changed_plan: ExecutionPlan | None = None  # what became of it in the video at work
         self._failed_layouts = failed_layouts
         self._learn = learn
-        self._machines = supervisor.machines
+        self._find_cards = find_cards
+        self._machines, self._cards = supervisor.machines, find_cards()
         self._wake = threading.Event()
         self._closing = threading.Event()
         self._wishes: queue.SimpleQueue[Adjust] = queue.SimpleQueue()
@@ -179,12 +182,11 @@ class JobRunner(threading.Thread):
 
     def _keep_warm(self) -> None:
         """Have an engine loaded before it is needed; wait longer each time it fails."""
-        if self._machines != self._supervisor.machines:
-            self._machines = self._supervisor.machines
-            self._warm_plan = self._make_warm_plan()
-            self._num_failures, self._restart_at = 0, 0.0
+        self._look_around()
         try:
             if time.monotonic() >= self._restart_at:
+                if self._num_failures > 1:  # other programs may have taken, or given back, memory
+                    self._warm_plan = self._make_warm_plan()
                 self._supervisor.start(self._warm_plan)
             self._supervisor.poll(0)
             if self._supervisor.phase is Phase.READY:
@@ -192,14 +194,29 @@ class JobRunner(threading.Thread):
         except EngineFailed as failure:
             self._note_failure(failure.diagnosis, self._warm_plan)
 
+    def _look_around(self) -> None:
+        """Plan anew, and try again at once, when machines or cards have come or gone.
+
+        An engine that is ready stays where only cards changed: a driver that says nothing for a moment takes none.
+        """
+        machines, cards = self._supervisor.machines, self._find_cards()
+        if (machines, cards) == (self._machines, self._cards):
+            return
+        if machines != self._machines or self._supervisor.phase is not Phase.READY:
+            self._warm_plan = self._make_warm_plan()
+        self._machines, self._cards = machines, cards
+        self._num_failures, self._restart_at = 0, 0.0
+
     def _note_failure(self, diagnosis: Diagnosis, plan: ExecutionPlan) -> None:
-        self._note_breakdown(plan)
+        self._note_breakdown(plan, diagnosis)
         self._failure = diagnosis
         self._num_failures += 1
         self._restart_at = time.monotonic() + min(_MAX_BACKOFF_S, 2.0 ** (self._num_failures - 1) - 1)
 
-    def _note_breakdown(self, plan: ExecutionPlan) -> None:
-        """Plan the next lower layout when this one keeps failing."""
+    def _note_breakdown(self, plan: ExecutionPlan, diagnosis: Diagnosis) -> None:
+        """Plan the next lower layout when this one keeps failing for other reasons than a machine that left."""
+        if diagnosis.code in _MACHINE_LEFT:
+            return
         self._failed_layouts.failed(plan)
         if self._warm_plan.parallel in self._failed_layouts.avoided():
             self._warm_plan = self._make_warm_plan()
@@ -243,7 +260,7 @@ class JobRunner(threading.Thread):
         if isinstance(end, Finished):
             self._failed_layouts.worked(plan)
         elif isinstance(end, Failed) and self._supervisor.phase is Phase.STOPPED:
-            self._note_breakdown(plan)
+            self._note_breakdown(plan, end.diagnosis)
         return end
 
     def _follow(

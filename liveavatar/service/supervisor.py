@@ -85,8 +85,9 @@ class EngineSupervisor:
 
     @property
     def machines(self) -> tuple[str, ...]:
-        """Return the names of the other machines that are there."""
-        return tuple(machine.name for machine in self._cluster.machines) if self._cluster else ()
+        """Return the other machines that are there; one that was started anew counts as another one."""
+        machines = self._cluster.machines if self._cluster else ()
+        return tuple(f"{machine.name} {machine.instance}" for machine in machines)
 
     @property
     def rss_bytes(self) -> int:
