@@ -151,7 +151,9 @@ class RemoteRanks:
     def __init__(self, cluster: Cluster, name: str, launch: Launch) -> None:
         self._cluster, self._name, self._launch = cluster, name, launch
         self._run = secrets.token_hex(8)
-        self._was_seen = False
+        state = cluster.state(name)
+        self._instance = state.instance if state is not None else ""
+        self._was_seen = self._is_lost = False
         self._keeps_stacks = False
         cluster.start(name, launch, self._run)
 
@@ -161,12 +163,15 @@ class RemoteRanks:
         return dict(state.exit_codes) if state is not None and state.run == self._run else {}
 
     def loss(self) -> dict[int, Diagnosis]:
-        """Return why the machine's ranks cannot be counted on any more, the same for each of them."""
+        """Return why the machine's ranks cannot be counted on any more, the same for each of them.
+
+        A machine that comes back does not bring them back.
+        """
         state = self._cluster.state(self._name)
-        if state is not None and (state.run == self._run or not self._was_seen):
-            self._was_seen = self._was_seen or state.run == self._run
-            return {}
-        return dict.fromkeys(self._launch.ranks, _machine_lost(self._name))
+        runs_it = state is not None and state.run == self._run
+        self._is_lost |= state is None or state.instance != self._instance or (self._was_seen and not runs_it)
+        self._was_seen |= runs_it
+        return dict.fromkeys(self._launch.ranks, _machine_lost(self._name)) if self._is_lost else {}
 
     def wait(self, timeout_s: float) -> bool:
         """Return whether all ranks left by themselves in time."""

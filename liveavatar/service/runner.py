@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 _IDLE_S = 0.2
 _STORE_RETRY_S = 2.0
 _SWEEP_S = 600.0
-_MAX_BACKOFF_S = 300.0
+_MAX_BACKOFF_S, _MAX_DOUBLINGS = 300.0, 10
 _MACHINE_LEFT = ("machine_lost", "machines_too_few")  # the next plan is made without it
 
 
@@ -193,6 +193,10 @@ class JobRunner(threading.Thread):
                 self._failure, self._num_failures = None, 0
         except EngineFailed as failure:
             self._note_failure(failure.diagnosis, self._warm_plan)
+        except Exception as error:  # without this thread no job would ever be made
+            log.exception("the engine could not be kept ready")
+            self._supervisor.stop()
+            self._note_failure(from_exception(error), self._warm_plan)
 
     def _look_around(self) -> None:
         """Plan anew, and try again at once, when machines or cards have come or gone.
@@ -211,7 +215,8 @@ class JobRunner(threading.Thread):
         self._note_breakdown(plan, diagnosis)
         self._failure = diagnosis
         self._num_failures += 1
-        self._restart_at = time.monotonic() + min(_MAX_BACKOFF_S, 2.0 ** (self._num_failures - 1) - 1)
+        doublings = min(self._num_failures - 1, _MAX_DOUBLINGS)
+        self._restart_at = time.monotonic() + min(_MAX_BACKOFF_S, 2.0**doublings - 1)
 
     def _note_breakdown(self, plan: ExecutionPlan, diagnosis: Diagnosis) -> None:
         """Plan the next lower layout when this one keeps failing for other reasons than a machine that left."""

@@ -19,9 +19,10 @@ from liveavatar import __version__
 from liveavatar.config import AppConfig
 from liveavatar.core import wire
 from liveavatar.core.errors import InputRejected, LiveAvatarError
-from liveavatar.core.launch import MachineState
+from liveavatar.core.launch import Launch, MachineState
 from liveavatar.core.request import GenerationRequest
-from liveavatar.service.cluster import Cluster, Endpoint
+from liveavatar.core.wire_address import WireAddress
+from liveavatar.service.cluster import Cluster, Endpoint, RemoteRanks
 from liveavatar.service.cluster_key import ClusterKey
 from liveavatar.service.engine_run import free_port
 from liveavatar.service.facade import Studio
@@ -227,6 +228,46 @@ def open_socket() -> Iterator[Open]:
     for socket in sockets:
         socket.close(linger=0)
     context.term()
+
+
+class Told:
+    """A cluster that knows what the test says."""
+
+    def __init__(self) -> None:
+        self.machine: MachineState | None = dataclasses.replace(STRANGER, instance="first")
+        self.run = ""
+
+    def start(self, name: str, launch: Launch, run: str) -> None:
+        self.run = run
+
+    def state(self, name: str) -> MachineState | None:
+        return self.machine
+
+
+@pytest.mark.parametrize("was_running", [False, True])
+@pytest.mark.parametrize("is_missed", [False, True])
+def test_a_machine_that_comes_back_does_not_undo_its_loss(was_running: bool, is_missed: bool) -> None:
+    """Neither when nobody looked while it was away, nor when its ranks had not even started."""
+    told = Told()
+    launch = Launch(
+        first_rank=1,
+        num_ranks=2,
+        world_size=3,
+        store_host=HEAD,
+        store_port=1,
+        wire=WireAddress.in_directory(Path()),
+    )
+    ranks = RemoteRanks(told, "stranger", launch)  # type: ignore[arg-type]
+    assert ranks.loss() == {}
+    if was_running:
+        told.machine = dataclasses.replace(STRANGER, instance="first", run=told.run)
+        assert ranks.loss() == {}
+    if not is_missed:
+        told.machine = None
+        assert ranks.loss().keys() == {1, 2}
+    told.machine = dataclasses.replace(STRANGER, instance="second")
+    for _ in range(2):
+        assert {diagnosis.code for diagnosis in ranks.loss().values()} == {"machine_lost"}
 
 
 def test_only_machines_with_the_token_join(cluster: Cluster, open_socket: Open, tmp_path: Path) -> None:

@@ -44,6 +44,9 @@ class Supervisor:
     def poll(self, timeout_s: float) -> None:
         pass
 
+    def stop(self) -> None:
+        self.phase = Phase.STOPPED
+
 
 class App:
     """A runner that is driven step by step, on a clock of its own."""
@@ -85,6 +88,12 @@ def app(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> App:
 def test_tries_become_rarer(app: App) -> None:
     assert app.run(600) <= 11
     assert app.run(280) <= 1
+
+
+def test_an_engine_that_fails_for_weeks_is_still_tried(app: App) -> None:
+    for _ in range(2000):
+        app.runner._note_failure(BROKEN, PLAN)
+    assert app.run(310) == 1
 
 
 def test_each_later_try_is_planned_anew(app: App) -> None:
@@ -129,6 +138,20 @@ def test_a_job_has_it_tried_at_once(app: App, tmp_path: Path) -> None:
     assert len(app.supervisor.started) == before + 1
     assert end == runner.Failed(job_id="new", diagnosis=BROKEN)
     assert store.get("new").state is JobState.LOADING
+
+
+def test_an_error_of_the_app_does_not_end_the_queue(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(timeout_s: float) -> None:
+        raise ValueError("a mistake of ours")
+
+    app.supervisor.diagnosis = None
+    monkeypatch.setattr(app.supervisor, "poll", broken)
+    app.run(60)
+    assert app.supervisor.phase is Phase.STOPPED
+    monkeypatch.undo()
+    monkeypatch.setattr(runner.time, "monotonic", lambda: app.now)
+    app.run(310)
+    assert app.supervisor.phase is Phase.READY
 
 
 def test_a_ready_engine_stays_when_the_driver_is_silent_for_a_moment(app: App) -> None:
