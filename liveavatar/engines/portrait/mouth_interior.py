@@ -24,10 +24,11 @@ INCISOR_WIDTH, SIDE_TOOTH_WIDTH = 0.27, 0.21
 UPPER_TEETH_BELOW_LINE = 0.115  # edges of the upper incisors below the line of closed lips
 UPPER_ARCH_RISE = 0.10  # the arch curves away: its edges are higher at the sides
 UPPER_TEETH_REACH = 0.88
+TIPS_IN_SHADOW = 0.09  # upper teeth are seen fully where this much of them shows
 LOWER_TEETH_REACH = 0.66
 LOWER_TOOTH_WIDTH = 0.17
 LOWER_TEETH_SHOWN = 0.035  # above the lower lip in an open mouth
-LOWER_TEETH_TONE = 0.62  # lower teeth lie in the shade of the upper ones
+LOWER_TEETH_TONE = 0.50  # lower teeth lie in the shade of the upper ones
 GAP_BETWEEN_TEETH_TONE = 0.80
 SHADOW_TINT = np.array([-0.14, -0.03, 0.16], np.float32)  # blue green red: shadow under a lip is red
 SHADE_REDNESS = 0.8  # gum light per lost tooth brightness
@@ -149,6 +150,8 @@ class MouthInterior:
         edge = self._contact(view.u) + below_line - UPPER_ARCH_RISE * view.u**2 - rounded - shorter
         cover = np.clip((edge - view.v) / self._soft + 0.5, 0.0, 1.0)
         cover *= smoothstep(side, UPPER_TEETH_REACH, UPPER_TEETH_REACH - 0.22)
+        # Tips that just show below the lip lie in its shadow; painted bright they would be a row of dots.
+        cover *= smoothstep(edge - view.upper_edge, 0.0, TIPS_IN_SHADOW)
         tone = self._tooth_gaps(across) * (1.0 - 0.55 * side**1.6) * (1.0 - 0.25 * min(command.round, 1.0))
         _lay_teeth(materials, floats(cover), floats(tone))
 

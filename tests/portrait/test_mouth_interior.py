@@ -1,0 +1,36 @@
+"""What is painted between the lips."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from liveavatar.engines.portrait.geometry import Region
+from liveavatar.engines.portrait.motion import MOUTH_CHANNELS
+from liveavatar.engines.portrait.mouth import MouthRenderer
+from liveavatar.engines.portrait.mouth_interior import TOOTH, UPPER_TEETH_BELOW_LINE, InteriorView
+from liveavatar.engines.portrait.mouth_shape import MouthCommand
+from tests.portrait.painted_mouth import paint_mouth
+
+
+def brightest_tooth(*, shown: float) -> float:
+    """The largest share of tooth when `shown` (half mouth widths) of the incisors is below the upper lip."""
+    mouth = paint_mouth()
+    interior = MouthRenderer(mouth.picture, mouth.points)._interior
+    v, u = np.mgrid[-0.2:0.4:0.005, -0.5:0.5:0.01].astype(np.float32)
+    lip = np.full_like(u, UPPER_TEETH_BELOW_LINE - shown)
+    region = Region(x0=0, y0=0, x1=u.shape[1], y1=u.shape[0])
+    view = InteriorView(region=region, u=u, v=v, column_u=u, upper_edge=lip, lower_edge=lip + 1)
+    materials = [np.zeros_like(u) for _ in range(4)]
+    at_rest = MouthCommand.from_channels(np.zeros(len(MOUTH_CHANNELS), np.float32), smile=0.0)
+    interior._add_upper_teeth(materials, view, at_rest)
+    return float(materials[TOOTH][v > lip].max())
+
+
+def test_tips_of_teeth_that_barely_show_are_no_row_of_bright_dots() -> None:
+    assert brightest_tooth(shown=0.02) < 0.25
+
+
+@pytest.mark.parametrize("shown", [0.10, 0.2])
+def test_teeth_that_show_are_bright(shown: float) -> None:
+    assert brightest_tooth(shown=shown) > 0.85
