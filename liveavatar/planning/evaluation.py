@@ -72,6 +72,7 @@ class Evaluator:
         self._factors = [calibration.memory_factors(gpu) for gpu in self.gpus]
         self._slowdown = max(calibration.time_factor(gpu) for gpu in self.gpus)
         self._steps: dict[tuple[Precision, KvPrecision, int], StepSeconds] = {}
+        self._decodes: dict[tuple[int, int], float] = {}
 
     @property
     def memory_factors(self) -> dict[str, float]:
@@ -129,7 +130,8 @@ class Evaluator:
     def _tightest(self, configuration: Configuration) -> Iterator[tuple[int, int, RankGroup]]:
         """Yield what ranks need and what the card has to give, of equal ranks on a machine the worst off."""
         groups = layouts.rank_groups(configuration, self._size)
-        needs = [(self._need(group.role), group) for group in groups]
+        is_plain = not any(self._factors)
+        needs = [(group.num_bytes if is_plain else self._need(group.role), group) for group in groups]
         needs.sort(key=lambda pair: pair[0], reverse=True)
         for place in self._ranks_on_machines(configuration.parallel):
             last = -1
@@ -173,7 +175,7 @@ class Evaluator:
                 if precision == "bf16" or self.multiplies_in_8_bits
             )
         )
-        decoding = speed_model.decode_seconds(self._speed, self._size, 3)
+        decoding = self._decode_seconds(3, 1)
         return speed_model.BLOCK_PICTURES / (max(fastest, decoding) * self._slowdown)
 
     def block_seconds(self, configuration: Configuration) -> float:
@@ -188,10 +190,14 @@ class Evaluator:
         if role.num_steps:
             busy += role.num_steps * self._step(configuration, role, window_blocks).total
         if role.latents_per_decode:
-            busy += speed_model.decode_seconds(
-                self._speed, self._size, role.latents_per_decode, role.vae_tiles
-            )
+            busy += self._decode_seconds(role.latents_per_decode, role.vae_tiles)
         return busy * self._slowdown
+
+    def _decode_seconds(self, latents_per_decode: int, vae_tiles: int) -> float:
+        key = latents_per_decode, vae_tiles
+        if key not in self._decodes:
+            self._decodes[key] = speed_model.decode_seconds(self._speed, self._size, *key)
+        return self._decodes[key]
 
     def _step(
         self, configuration: Configuration, role: RankRole, window_blocks: int = WINDOW_BLOCKS
@@ -209,9 +215,7 @@ class Evaluator:
         denoising = sum(
             role.num_steps * self._step(configuration, role, window_blocks=1).total for role in roles
         )
-        decoding = speed_model.decode_seconds(
-            self._speed, self._size, configuration.latents_per_decode, configuration.vae_tiles
-        )
+        decoding = self._decode_seconds(configuration.latents_per_decode, configuration.vae_tiles)
         in_turn = denoising / configuration.parallel.tensor + decoding
         prefill = speed_model.prefill_seconds(self._speed, self._size, configuration.precision)
         portrait = speed_model.portrait_seconds(self._speed, self._size)

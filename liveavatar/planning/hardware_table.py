@@ -1,7 +1,7 @@
 """Graphics cards the planner knows by name, with the source of each number.
 
-Arithmetic: dense, sums in float32; GeForce cards run bf16 and fp8 at half the rate they reach with sums in float16, so
-that a tensor rate is 2 (bf16) or 4 (fp8) times the plain float32 rate where a source gives only that. Arithmetic and
+Arithmetic: dense, sums in float32. Where a source gives only the plain float32 rate, tensor units reach 4 (bf16) or 8
+(fp8) times as much; on GeForce cards half of that, because they sum in float32 at half the rate. Arithmetic and
 memory bandwidth come from `rates_source`, a copy of the maker's numbers. Memory: what a program sees
 (`total capacity` in PyTorch's messages), seen in public reports where `memory_source` says so, else assumed as the
 printed size less what the driver and error correction take on cards of the same kind. Links: assumed as the share of
@@ -23,6 +23,7 @@ _T, _G = 1e12, 1e9
 _NO_DIRECT_TRANSFER, _PCIE4, _PCIE5 = 12 * _G, 20 * _G, 40 * _G
 _HOST_PCIE4, _HOST_PCIE5 = 25 * _G, 50 * _G
 _NVLINK_SHARE = 0.8
+_MEMORY = re.compile(r"(?<![a-z0-9.])(\d{1,4}(?:\.\d+)?)\s*(?:g|gb|gib)(?![a-z0-9])", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +31,9 @@ class TableRow:
     """One card: its numbers, the names it goes by, and where its memory size is known from."""
 
     spec: GpuSpec
-    aliases: tuple[str, ...]  # of what people and drivers write, normalised by `_normalise`
+    aliases: tuple[
+        str, ...
+    ]  # what people and drivers write, without memory sizes, normalised by `_normalise`
     printed_gb: int
     memory_source: str  # of the size a program sees
     rates_source: str  # of arithmetic and memory bandwidth
@@ -47,8 +50,8 @@ def _card(
     link: float,
     host: float,
     sm: tuple[int, int],
+    rates_source: str,
     memory_source: str = "assumed",
-    rates_source: str = "data sheet, not looked up again",
 ) -> TableRow:
     """`gb` as printed, `gib` as seen, `bf16` and `fp8` in TFLOP/s, `gb_s` memory GB/s, links in bytes/s."""
     spec = GpuSpec(
@@ -63,7 +66,7 @@ def _card(
     )
     return TableRow(
         spec=spec,
-        aliases=(_normalise(name), *aliases),
+        aliases=(_normalise(_MEMORY.sub(" ", name)), *aliases),
         printed_gb=gb,
         memory_source=memory_source,
         rates_source=rates_source,
@@ -72,6 +75,12 @@ def _card(
 
 def _nvlink(both_directions_gb_s: float) -> float:
     return both_directions_gb_s / 2 * _NVLINK_SHARE * _G
+
+
+def printed_memory(name: str) -> float | None:
+    """Return the gigabytes in "H100-80G" or "A100 40GB PCIe", None where there are none."""
+    match = _MEMORY.search(name)
+    return float(match[1]) if match else None
 
 
 def _normalise(name: str) -> str:
@@ -84,8 +93,10 @@ def _normalise(name: str) -> str:
 # Of two cards that share an alias the first one is meant: "H100" is the SXM card, "A100" the one with 80 GB.
 CARDS: tuple[TableRow, ...] = (
     _card(
-        "RTX 3090", gb=24, gib=23.6, bf16=71.2, fp8=None, gb_s=936, link=_NO_DIRECT_TRANSFER,
+        "RTX 3090", gb=24, gib=23.7, bf16=71.2, fp8=None, gb_s=936, link=_NO_DIRECT_TRANSFER,
         host=_HOST_PCIE4, sm=(8, 6),
+        rates_source="https://holynerdvana.blogspot.com/2022/10/nvidia-geforce-rtx-3090-specifications.html",
+        memory_source="https://github.com/GaoLii/DSP/issues/10",
     ),
     _card(
         "RTX 4090", gb=24, gib=23.64, bf16=165.2, fp8=330.3, gb_s=1008, link=_NO_DIRECT_TRANSFER,
@@ -99,7 +110,9 @@ CARDS: tuple[TableRow, ...] = (
         rates_source="https://fpsbench.com/compare/gpu/nvidia-geforce-rtx-4090-d-vs-nvidia-geforce-rtx-5090",
     ),
     _card(
-        "A10", gb=24, gib=22.1, bf16=125, fp8=None, gb_s=600, link=_PCIE4, host=_HOST_PCIE4, sm=(8, 6),
+        "A10", gb=24, gib=21.99, bf16=125, fp8=None, gb_s=600, link=_PCIE4, host=_HOST_PCIE4, sm=(8, 6),
+        rates_source="https://sysrqmts.com/ru/gpus/compare/nvidia-a10-pcie-vs-nvidia-quadro-rtx-4000",
+        memory_source="https://github.com/zai-org/CogVLM/issues/236",
     ),
     _card(
         "RTX 5090", gb=32, gib=31.36, bf16=209.5, fp8=419, gb_s=1792, link=_PCIE4, host=_HOST_PCIE5,
@@ -109,43 +122,54 @@ CARDS: tuple[TableRow, ...] = (
     ),
     _card(
         "RTX 6000 Ada", "6000ada", gb=48, gib=44.4, bf16=364.2, fp8=728.5, gb_s=960, link=_PCIE4,
-        host=_HOST_PCIE4, sm=(8, 9), memory_source="https://github.com/DINGYANB/MTVCrafter/issues/21",
+        host=_HOST_PCIE4, sm=(8, 9),
+        rates_source="https://www.grafikkarten.com/de/news/nvidia-rtx-6000-grafikkarte-der-ada-generation",
+        memory_source="https://github.com/DINGYANB/MTVCrafter/issues/21",
     ),
     _card(
         "L40", gb=48, gib=44.4, bf16=181, fp8=362, gb_s=864, link=_PCIE4, host=_HOST_PCIE4, sm=(8, 9),
         rates_source="https://www.mullet.se/product.html?product_id=355414",
+        memory_source="https://github.com/QwenLM/Qwen3-VL/issues/2097",
     ),
     _card(
         "L40S", gb=48, gib=44.4, bf16=362, fp8=733, gb_s=864, link=_PCIE4, host=_HOST_PCIE4, sm=(8, 9),
         rates_source="https://www.mullet.se/product.html?product_id=355414",
     ),
     _card(
-        "A100 80 GB", "a100", "a100sxm", "a10080g", "a100sxm480gb", "a100sxm80gb", gb=80, gib=79.1, bf16=312,
-        fp8=None, gb_s=2039, link=_nvlink(600), host=_HOST_PCIE4, sm=(8, 0),
+        "A100 80 GB", "a100sxm", "a100sxm4", gb=80, gib=79.1, bf16=312, fp8=None, gb_s=2039, link=_nvlink(600),
+        host=_HOST_PCIE4, sm=(8, 0),
         rates_source="https://glennklockwood.com/garden/processors/A100",
+        memory_source="https://github.com/lianqi1008/Control-GIC/issues/6",
     ),
     _card(
-        "A100 80 GB PCIe", "a100pcie", "a100pcie80g", "a10080gpcie", gb=80, gib=79.1, bf16=312, fp8=None,
-        gb_s=1935, link=_PCIE4, host=_HOST_PCIE4, sm=(8, 0),
+        "A100 80 GB PCIe", gb=80, gib=79.1, bf16=312, fp8=None, gb_s=1935, link=_PCIE4, host=_HOST_PCIE4,
+        sm=(8, 0), rates_source="https://www.thundercompute.com/blog/nvidia-a100-specs-full-guide",
     ),
     _card(
-        "A100 40 GB", "a10040g", "a100sxm440gb", gb=40, gib=39.4, bf16=312, fp8=None, gb_s=1555,
+        "A100 40 GB", "a100sxm", "a100sxm4", gb=40, gib=39.49, bf16=312, fp8=None, gb_s=1555,
         link=_nvlink(600), host=_HOST_PCIE4, sm=(8, 0),
         rates_source="https://glennklockwood.com/garden/processors/A100",
+        memory_source="https://github.com/TianheWu/CoSeR/issues/10",
     ),
     _card(
-        "H100 SXM", "h100", "h10080g", "h10080gb", "h10080gbhbm3", "h100sxm5", "h100sxm80g", gb=80, gib=79.1,
-        bf16=989, fp8=1979, gb_s=3350, link=_nvlink(900), host=_HOST_PCIE5, sm=(9, 0),
+        "A100 40 GB PCIe", gb=40, gib=39.49, bf16=312, fp8=None, gb_s=1555, link=_PCIE4, host=_HOST_PCIE4,
+        sm=(8, 0), rates_source="https://www.thundercompute.com/blog/nvidia-a100-specs-full-guide",
+    ),
+    _card(
+        "H100 SXM", "h100", "h100hbm3", "h100sxm5", gb=80, gib=79.1, bf16=989, fp8=1979, gb_s=3350,
+        link=_nvlink(900), host=_HOST_PCIE5, sm=(9, 0),
         rates_source="https://hmc-tech.com/gpu/nvidia-gb200-vs-nvidia-h100-sxm",
+        memory_source="https://github.com/vllm-project/vllm/issues/27508",
     ),
     _card(
-        "H100 PCIe", "h100pcie80g", gb=80, gib=79.1, bf16=756, fp8=1513, gb_s=2000, link=_PCIE5,
-        host=_HOST_PCIE5, sm=(9, 0),
+        "H100 PCIe", gb=80, gib=79.1, bf16=756, fp8=1513, gb_s=2000, link=_PCIE5, host=_HOST_PCIE5, sm=(9, 0),
         rates_source="https://hmc-tech.com/gpu/nvidia-h100-vs-nvidia-h200-sxm-vs-nvidia-gb200",
     ),
     _card(
         "H800", "h800sxm", gb=80, gib=79.1, bf16=989, fp8=1979, gb_s=3350, link=_nvlink(400),
         host=_HOST_PCIE5, sm=(9, 0),
+        rates_source="https://www.philisun.com/technical-analysis/"
+        "nvidia-h800-vs-h100-a-technical-deep-dive-into-politically-defined-ai-chips/",
     ),
     _card(
         "RTX PRO 6000", "pro6000blackwell", "6000blackwell", "6000pro", gb=96, gib=94.97, bf16=503.8,
@@ -154,7 +178,7 @@ CARDS: tuple[TableRow, ...] = (
         memory_source="https://github.com/antirez/ds4/issues/431",
     ),
     _card(
-        "GH200", "gh200480gb", gb=96, gib=94.5, bf16=989, fp8=1979, gb_s=4000, link=_nvlink(900),
+        "GH200", gb=96, gib=94.5, bf16=989, fp8=1979, gb_s=4000, link=_nvlink(900),
         host=_nvlink(900), sm=(9, 0),
         rates_source="https://spheron.network/blog/nvidia-gh200-guide",
     ),
@@ -171,15 +195,22 @@ CARDS: tuple[TableRow, ...] = (
     ),
 )  # fmt: skip
 
-_BY_ALIAS = {alias: row for row in reversed(CARDS) for alias in row.aliases}
 # What a card that is known by its memory alone is taken for: the most common one of that size.
 _TYPICAL_OF_SIZE = {24: "RTX 4090", 32: "RTX 5090", 48: "RTX 6000 Ada", 80: "H100 SXM",
                     96: "RTX PRO 6000", 141: "H200", 180: "B200"}  # fmt: skip
 
 
 def find_card(name: str) -> TableRow | None:
-    """Return the row of a card as people or drivers write it, None when it is not in the table."""
-    return _BY_ALIAS.get(_normalise(name))
+    """Return the row of a card as people or drivers write it, None when it is not in the table.
+
+    Where several have that name, memory decides: the closest to what `name` says, else the first in the table.
+    """
+    alias = _normalise(_MEMORY.sub(" ", name))
+    rows = [row for row in CARDS if alias in row.aliases]
+    gb = printed_memory(name)
+    if not rows or gb is None:
+        return rows[0] if rows else None
+    return min(rows, key=lambda row: abs(row.printed_gb - gb))
 
 
 def card_of_size(printed_gb: float) -> GpuSpec:

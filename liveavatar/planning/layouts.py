@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from liveavatar.core.parallel import KvPrecision, Offload, ParallelPlan, Precision
 from liveavatar.planning import model_spec
-from liveavatar.planning.memory_model import RankRole
+from liveavatar.planning.memory_model import RankRole, forecast_bytes
 from liveavatar.planning.model_spec import VideoSize
 
 # One stream is spread over this many ranks at most; more cards serve more streams.
@@ -165,14 +165,36 @@ class RankGroup:
 
     role: RankRole
     ranks: tuple[int, ...]
+    num_bytes: int  # the forecast for each of them
+
+
+# What decides a rank's share of a plan: steps, layers, audio injections, whether it decodes, whether it hears.
+_Work = tuple[int, int, int, bool, bool]
 
 
 @lru_cache(maxsize=50_000)
 def rank_groups(configuration: Configuration, size: VideoSize) -> tuple[RankGroup, ...]:
     """Return the roles of all ranks, equal ones together."""
-    parallel = configuration.parallel
+    offload, parallel = configuration.offload, configuration.parallel
+    decoder_form = configuration.latents_per_decode, configuration.vae_tiles
+    spread = (
+        parallel.tensor,
+        len(parallel.step_split) if parallel.weights_sharded else 1,
+        parallel.world_size > 1,
+    )
+    kept = offload.resident_blocks, offload.caches, offload.sharded_weights
+    precisions = configuration.precision, configuration.kv_precision
+    groups = []
+    for work, ranks in _ranks_by_work(parallel):
+        role, num_bytes = _role(size, work, precisions, spread, kept, decoder_form if work[3] else (0, 1))
+        groups.append(RankGroup(role=role, ranks=ranks, num_bytes=num_bytes))
+    return tuple(groups)
+
+
+@lru_cache(maxsize=10_000)
+def _ranks_by_work(parallel: ParallelPlan) -> tuple[tuple[_Work, tuple[int, ...]], ...]:
     decoder_rank, own_decoder = parallel.decoder_rank, parallel.decoder_has_own_rank
-    ranks_of: dict[tuple[int, int, int, bool, bool], list[int]] = {}
+    ranks_of: dict[_Work, list[int]] = {}
     rank = 0
     for num_steps in parallel.step_split:
         for num_layers, num_injections in model_spec.parts(parallel.layer_parts):
@@ -182,39 +204,40 @@ def rank_groups(configuration: Configuration, size: VideoSize) -> tuple[RankGrou
                 rank += 1
     if own_decoder:
         ranks_of[0, 0, 0, True, True] = [rank]
-    return tuple(
-        RankGroup(role=_role(configuration, size, *work), ranks=tuple(ranks))
-        for work, ranks in ranks_of.items()
-    )
+    return tuple((work, tuple(ranks)) for work, ranks in ranks_of.items())
 
 
+@lru_cache(maxsize=50_000)
 def _role(
-    configuration: Configuration,
     size: VideoSize,
-    num_steps: int,
-    num_layers: int,
-    num_injections: int,
-    decodes: bool,
-    hears: bool,
-) -> RankRole:
-    parallel, offload = configuration.parallel, configuration.offload
-    return RankRole(
+    work: _Work,
+    precisions: tuple[Precision, KvPrecision],
+    spread: tuple[int, int, bool],
+    kept: tuple[int | None, bool, bool],
+    decoder_form: tuple[int, int],
+) -> tuple[RankRole, int]:
+    """Return a role and its forecast. Most plans share most of their roles, and building one takes time."""
+    num_steps, num_layers, num_injections, _, hears = work
+    tensor, weight_shards, is_one_of_many = spread
+    resident_blocks, caches_on_host, shards_on_host = kept
+    role = RankRole(
         size=size,
         num_steps=num_steps,
         num_layers=num_layers,
         num_injections=num_injections,
-        tensor=parallel.tensor,
-        precision=configuration.precision,
-        kv_precision=configuration.kv_precision,
-        weight_shards=len(parallel.step_split) if parallel.weights_sharded else 1,
-        shards_on_host=offload.sharded_weights,
-        resident_blocks=offload.resident_blocks,
-        caches_on_host=offload.caches,
-        latents_per_decode=configuration.latents_per_decode if decodes else 0,
-        vae_tiles=configuration.vae_tiles if decodes else 1,
+        tensor=tensor,
+        precision=precisions[0],
+        kv_precision=precisions[1],
+        weight_shards=weight_shards,
+        shards_on_host=shards_on_host,
+        resident_blocks=resident_blocks,
+        caches_on_host=caches_on_host,
+        latents_per_decode=decoder_form[0],
+        vae_tiles=decoder_form[1],
         encodes_speech=hears,
-        is_one_of_many=parallel.world_size > 1,
+        is_one_of_many=is_one_of_many,
     )
+    return role, forecast_bytes(role)
 
 
 def role_name(configuration: Configuration, rank: int) -> str:

@@ -8,21 +8,23 @@ import re
 from liveavatar.core.errors import Diagnosis, InputRejected
 from liveavatar.core.hardware import GpuSpec, Machine
 from liveavatar.core.memory import GIB
-from liveavatar.planning.hardware_table import CARDS, card_of_size, find_card, typical_name
+from liveavatar.planning.hardware_table import CARDS, card_of_size, find_card, printed_memory, typical_name
 
 MAX_GPUS, MAX_KINDS = 64, 4
 _SMALLEST_GB, _LARGEST_GB = 4, 512
 _NAME_TOLERANCE = 0.15  # "H100-80G": the printed size may be a little off the table's, as with 141 and 144 GB
 
+_LONGEST = 200  # characters
+_HOST_MEMORY_GB = {"GH200": 480}  # what drivers print behind its name instead of the card's own
+
 _GROUP = re.compile(r"(?P<count>-?\d+)\s*[x×*]\s*(?P<card>.*)", re.IGNORECASE)
 _MEMORY = re.compile(r"(?P<gb>-?\d+(?:\.\d+)?)\s*(?:g|gb|gib)?", re.IGNORECASE)
-_NAME_AND_MEMORY = re.compile(
-    r"(?P<name>.*?[a-z0-9])[\s(@-]+(?P<gb>\d+(?:\.\d+)?)\s*(?:g|gb|gib)\)?", re.IGNORECASE
-)
 
 
 def parse_machine(text: str, *, host_bytes: int | None = None) -> Machine:
     """Return the machine that `text` describes. Raise InputRejected with one sentence when it makes no sense."""
+    if len(text) > _LONGEST:
+        raise _rejected(f"{text[:20]}…", f"It is longer than {_LONGEST} characters.")
     gpus: list[GpuSpec] = []
     for group in text.split("+"):
         gpus += _parse_group(group.strip(), text)
@@ -63,25 +65,24 @@ def _parse_group(group: str, text: str) -> list[GpuSpec]:
 
 
 def _parse_card(card: str, text: str) -> GpuSpec:
-    row = find_card(card)
-    if row is not None:
-        return row.spec
     memory = _MEMORY.fullmatch(card)
-    if memory:
+    row = find_card(card)
+    if memory and row is None:
         printed_gb = float(memory["gb"])
         if not _SMALLEST_GB <= printed_gb <= _LARGEST_GB:
             raise _rejected(
                 text, f"No card has {printed_gb:g} GB; {_SMALLEST_GB} to {_LARGEST_GB} are taken."
             )
         return card_of_size(printed_gb)
-    named = _NAME_AND_MEMORY.fullmatch(card)
-    if named and (row := find_card(named["name"])) is not None:
-        printed_gb = float(named["gb"])
-        if abs(printed_gb - row.printed_gb) > _NAME_TOLERANCE * row.printed_gb:
-            raise _rejected(text, f"The {row.spec.name} has {row.printed_gb} GB, not {printed_gb:g}.")
-        scale = printed_gb / row.printed_gb
-        return dataclasses.replace(row.spec, total_bytes=int(row.spec.total_bytes * min(1.0, scale)))
-    raise _rejected(text, f"“{card}” is not a card in the table.")
+    if row is None:
+        raise _rejected(text, f"“{card}” is not a card in the table.")
+    said_gb = printed_memory(card)
+    if said_gb is None or said_gb == _HOST_MEMORY_GB.get(row.spec.name):
+        return row.spec
+    if abs(said_gb - row.printed_gb) > _NAME_TOLERANCE * row.printed_gb:
+        raise _rejected(text, f"The {row.spec.name} has {row.printed_gb} GB, not {said_gb:g}.")
+    scale = min(1.0, said_gb / row.printed_gb)
+    return dataclasses.replace(row.spec, total_bytes=int(row.spec.total_bytes * scale))
 
 
 def _rejected(text: str, cause: str) -> InputRejected:

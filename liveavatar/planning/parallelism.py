@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import combinations
+from itertools import combinations, groupby
 
 from liveavatar.core.hardware import GpuSpec, Machine
 from liveavatar.core.parallel import KvPrecision, Precision
@@ -200,12 +200,13 @@ def _on_group(
         if precision == "bf16":  # sharding gathers parameters, and 8-bit weights are none
             plans += layouts.sharded_plans(num_gpus, wishes.num_steps)
         for parallel in plans:
+            plainest = Configuration(parallel=parallel, precision=precision, kv_precision=kv_precisions[0])
+            if min_fps and PICTURES_PER_BLOCK / evaluator.block_seconds(plainest) < min_fps:
+                continue
             resident = _allowed(
                 layouts.resident_variants(parallel, precision, kv_precisions), wishes, evaluator
             )
             if not resident:
-                continue
-            if min_fps and PICTURES_PER_BLOCK / evaluator.block_seconds(resident[0]) < min_fps:
                 continue
             best = _best(evaluator, size, resident)
             if best is None:
@@ -233,14 +234,20 @@ def _allowed(variants: Sequence[Configuration], wishes: Wishes, evaluator: Evalu
 def _best(evaluator: Evaluator, size: VideoSize, variants: Sequence[Configuration]) -> Candidate | None:
     """Return the fastest variant that fits. Variants start with the plainest, which is the fastest if it fits."""
     best, best_seconds = None, math.inf
-    for index, variant in enumerate(variants):
-        placed = evaluator.placed(variant)
-        if placed is None:
-            continue
-        seconds = evaluator.block_seconds(placed)
-        if seconds < best_seconds:
-            best, best_seconds = placed, seconds
-        if index == 0 and not variant.offload.is_used:
+    for alike in _by_decoder_form(variants):
+        streams = alike[0].offload.resident_blocks is not None
+        if not streams and evaluator.placed(alike[-1]) is None:
+            continue  # the most frugal of them does not fit
+        for variant in alike:
+            placed = evaluator.placed(variant)
+            if placed is None:
+                continue
+            seconds = evaluator.block_seconds(placed)
+            if seconds < best_seconds:
+                best, best_seconds = placed, seconds
+            if not streams:
+                break  # the others only decode more slowly; what they save lets no more blocks stay
+        if best == variants[0] and not best.offload.is_used:
             break
     if best is None:
         return None
@@ -253,6 +260,12 @@ def _best(evaluator: Evaluator, size: VideoSize, variants: Sequence[Configuratio
         missing_bytes=0,
         evaluator=evaluator,
     )
+
+
+def _by_decoder_form(variants: Sequence[Configuration]) -> Iterator[list[Configuration]]:
+    """Yield together what differs only in how the decoder works, from the plainest to the most frugal."""
+    for _, group in groupby(variants, key=lambda variant: (variant.offload, variant.kv_precision)):
+        yield list(group)
 
 
 def _rejected(evaluator: Evaluator, size: VideoSize, variants: Sequence[Configuration]) -> Candidate:

@@ -102,6 +102,7 @@ def _kind_and_precision(candidate: Candidate) -> tuple[object, ...]:
 
 def _kind(parallel: ParallelPlan) -> tuple[bool, ...]:
     return (
+        parallel.world_size > 1,
         len(parallel.step_split) > 1,
         parallel.tensor > 1,
         parallel.layer_parts > 1,

@@ -88,6 +88,10 @@ class TestFiveCardsOf24:
         assert "720*400 becomes 704x384" in text
         assert "pictures per second" in text
         assert "Real time at 704x384 would take" in text
+        copies = text.index("one card for all steps, bf16 (also as 5 independent copies)")
+        assert "has 23.2 GiB" in text[copies : copies + 250], (
+            "what the article asked for is answered by itself"
+        )
         everything = json.loads(json.dumps(as_json(article, [], [])))
         assert everything["best"]["ranks_in_detail"][0]["items"][0]["basis"] == "computed"
         assert len(everything["plans"]) + len(everything["rejected"]) > 100
