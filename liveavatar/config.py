@@ -10,6 +10,8 @@ from pathlib import Path
 from liveavatar.core.plan import ExecutionPlan
 
 GIB = 1024**3
+_SLOW_BLOCKS = 5.0  # a block may take so many times as long as forecast before the engine counts as hung
+_BLOCKS_UNDER_WAY = 3  # at a rank: the one it works on, and two that wait for it (see pipeline/links.py)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,8 +23,9 @@ class Deadlines:
     load_model_s: float = 900.0  # the s2v engine: tens of gigabytes, perhaps from a slow disk
     first_chunk_s: float = 60.0  # job sent to first video bytes
     first_chunk_model_s: float = 300.0  # of the s2v engine, which compiles for a size it has not made before
-    chunk_s: float = 30.0  # between two signs of progress
-    stop_s: float = 10.0  # stop asked to the job's end
+    next_rank_s: float = 150.0  # each further rank of a layout compiles when the first block reaches it
+    chunk_s: float = 30.0  # between two signs of progress; more where blocks take long
+    stop_s: float = 10.0  # stop asked to the job's end, besides the blocks that are under way
     shutdown_s: float = 3.0
     heartbeat_s: float = 30.0  # silence of the whole process
 
@@ -33,11 +36,29 @@ class Deadlines:
 
     def loading_s(self, plan: ExecutionPlan) -> float:
         """Return how long an engine may take to load for this plan."""
-        return self.load_s if plan.model is None else self.load_model_s
+        return self.load_s if plan.model is None else self.load_model_s + self._for_further_ranks(plan)
 
     def first_pictures_s(self, plan: ExecutionPlan) -> float:
         """Return how long an engine may take to show something of a video of this plan."""
-        return self.first_chunk_s if plan.model is None else self.first_chunk_model_s
+        if plan.model is None:
+            return self.first_chunk_s
+        return self.first_chunk_model_s + self._for_further_ranks(plan)
+
+    def next_pictures_s(self, plan: ExecutionPlan) -> float:
+        """Return how long an engine may take from one sign of progress to the next: that of several slow blocks.
+
+        Layer parts bring as many blocks to their end at a time as there are parts.
+        """
+        at_a_time = plan.parallel.layer_parts if plan.parallel else 1
+        return max(self.chunk_s, _SLOW_BLOCKS * at_a_time * (plan.block_s or 0.0))
+
+    def stopping_s(self, plan: ExecutionPlan) -> float:
+        """Return how long an engine may take to end a video of this plan in order: blocks under way are finished."""
+        num_ranks = plan.parallel.num_in_turn if plan.parallel else 1
+        return self.stop_s + _BLOCKS_UNDER_WAY * num_ranks * (plan.block_s or 0.0)
+
+    def _for_further_ranks(self, plan: ExecutionPlan) -> float:
+        return self.next_rank_s * (plan.parallel.num_in_turn - 1) if plan.parallel else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

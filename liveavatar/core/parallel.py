@@ -109,6 +109,11 @@ class ParallelPlan:
         return self.num_denoising_ranks + self.decoder_has_own_rank
 
     @property
+    def num_in_turn(self) -> int:
+        """Return how many ranks a block passes through one after the other."""
+        return len(self.step_split) * self.layer_parts + self.decoder_has_own_rank
+
+    @property
     def decoder_rank(self) -> int:
         """Return the rank that decodes and encodes the video: always the last one."""
         return self.world_size - 1

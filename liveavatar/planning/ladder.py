@@ -14,7 +14,7 @@ from liveavatar.core.plan import ExecutionPlan
 from liveavatar.planning import layouts, memory_model
 from liveavatar.planning.choice import smaller_sizes
 from liveavatar.planning.layouts import Configuration
-from liveavatar.planning.model_spec import NUM_LAYERS, VideoSize
+from liveavatar.planning.model_spec import VideoSize, parts
 
 Picture = tuple[int, int]  # width and height of the portrait in pixels
 Rung = Callable[
@@ -68,17 +68,20 @@ def make_smaller(plan: ExecutionPlan, picture: Picture) -> ExecutionPlan | None:
 
 
 def keep_weights_in_8_bits(plan: ExecutionPlan, picture: Picture) -> ExecutionPlan | None:
-    """Halve the weights. Those that stream from host memory stay as they are."""
-    if plan.precision == "fp8" or plan.offload.resident_blocks is not None:
+    """Halve the weights. Those that stream from host memory, or are shared out, stay as they are."""
+    is_shared_out = plan.parallel is not None and plan.parallel.weights_sharded
+    if plan.precision == "fp8" or plan.offload.resident_blocks is not None or is_shared_out:
         return None
     return dataclasses.replace(plan, precision="fp8")
 
 
 def stream_weights(plan: ExecutionPlan, picture: Picture) -> ExecutionPlan | None:
-    """Keep a quarter of the transformer's blocks on the card; the others come from host memory at every step."""
-    if plan.offload.resident_blocks is not None:
+    """Keep a quarter of a rank's transformer blocks on its card; the others come from host memory at every step."""
+    assert plan.parallel is not None, "a plan for this engine says how it is spread"
+    if plan.offload.resident_blocks is not None or not layouts.can_stream_blocks(plan.parallel):
         return None
-    resident = dataclasses.replace(plan.offload, resident_blocks=NUM_LAYERS // 4)
+    fewest = min(num_layers for num_layers, _ in parts(plan.parallel.layer_parts))
+    resident = dataclasses.replace(plan.offload, resident_blocks=fewest // 4)
     return dataclasses.replace(plan, offload=resident)
 
 

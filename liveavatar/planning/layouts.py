@@ -132,7 +132,7 @@ def offload_variants(
 
     `resident_blocks` stands at 0: how many blocks can stay is found when the cards are known.
     """
-    if parallel.tensor > 1 or (parallel.layer_parts > 1 and len(parallel.step_split) > 1):
+    if not parallel.weights_sharded and not can_stream_blocks(parallel):
         return []
     if parallel.weights_sharded:
         choices = [
@@ -157,6 +157,12 @@ def offload_variants(
         if not (offload.caches and kv_precision == "int8")
         for latents, tiles in _DECODER_FORMS
     ]
+
+
+def can_stream_blocks(parallel: ParallelPlan) -> bool:
+    """Whether the blocks of a rank may come from host memory one after the other."""
+    splits_both = parallel.layer_parts > 1 and len(parallel.step_split) > 1
+    return parallel.tensor == 1 and not splits_both and not parallel.weights_sharded
 
 
 @dataclass(frozen=True, kw_only=True)

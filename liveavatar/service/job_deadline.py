@@ -13,22 +13,25 @@ class JobDeadline:
     """The wait for the next sign of progress: a first picture, then the next part, then the stop if one was asked."""
 
     def __init__(self, deadlines: Deadlines, plan: ExecutionPlan) -> None:
-        self._deadlines = deadlines
+        self._deadlines, self._plan = deadlines, plan
         self._is_stopping = False
         self._begin(deadlines.first_pictures_s(plan), "show a first picture")
 
     def stopping(self) -> None:
         """Note that the operator stopped the job: from now on its end is waited for."""
         self._is_stopping = True
-        self._begin(self._deadlines.stop_s, "stop")
+        self._begin(self._deadlines.stopping_s(self._plan), "stop")
 
     def take(self, event: EngineEvent) -> None:
         """Note what the engine sent."""
         if self._is_stopping:
             return
         if isinstance(event, Chunk):
-            self._begin(self._deadlines.chunk_s, "make the next part of the video")
-        elif isinstance(event, Progress | PlanChanged):
+            self._begin(self._deadlines.next_pictures_s(self._plan), "make the next part of the video")
+        elif isinstance(event, PlanChanged):  # a new size is compiled for
+            self._plan = event.plan
+            self._begin(self._deadlines.first_pictures_s(event.plan), "go on after a change")
+        elif isinstance(event, Progress):
             self._since = time.monotonic()
 
     def has_passed(self) -> bool:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from liveavatar.core.hardware import Machine
 from liveavatar.core.memory import GIB
+from liveavatar.core.parallel import ParallelPlan
 from liveavatar.core.plan import ExecutionPlan
 from liveavatar.planning import ladder
 from liveavatar.planning.calibration import NOTHING_MEASURED
@@ -94,6 +95,24 @@ def test_a_rung_can_be_ruled_out_on_the_way(plan: ExecutionPlan) -> None:
     assert way.climb_down()
     way.skip(ladder.encode_prompt_on_processor)
     assert not any(each.offload.text_encoder for each in all_the_way_down(way))
+
+
+@pytest.mark.parametrize(
+    ("parallel", "precision", "resident"),
+    [
+        (ParallelPlan(step_split=(4,)), "fp8", 10),
+        (ParallelPlan(step_split=(2, 2), decoder_has_own_rank=True), "fp8", 10),
+        (ParallelPlan(step_split=(4,), layer_parts=8), "fp8", 1),
+        (ParallelPlan(step_split=(4,), tensor=2), "fp8", None),
+        (ParallelPlan(step_split=(2, 2), layer_parts=2), "fp8", None),
+        (ParallelPlan(step_split=(2, 2), weights_sharded=True), "bf16", None),
+    ],
+)
+def test_no_rung_leads_to_what_a_layout_cannot_do(
+    plan: ExecutionPlan, parallel: ParallelPlan, precision: str, resident: int | None
+) -> None:
+    last = all_the_way_down(Ladder(dataclasses.replace(plan, parallel=parallel), PICTURE))[-1]
+    assert (last.precision, last.offload.resident_blocks) == (precision, resident)
 
 
 def test_the_forecast_of_the_plan_itself_is_the_planners(planned: ExecutionPlan) -> None:

@@ -24,8 +24,9 @@ from liveavatar.pipeline.wiring import Wire, blocks_ahead, wires
 log = logging.getLogger(__name__)
 
 COLLECTIVE_TIMEOUT_S = 120.0  # a collective takes milliseconds; the supervisor has its own, longer deadlines
-# For a block from the rank before, whose first one is compiled, or which waits for its own predecessor to do so.
-LINK_DEADLINE_S = 900.0
+# For a block from the rank before, whose first one is compiled, or which waits for its own predecessor to do so. The
+# supervisor's deadlines, which know the plan, are shorter; this one only ends ranks that it lost sight of.
+LINK_DEADLINE_S = 3600.0
 
 
 @dataclass(frozen=True, kw_only=True)
