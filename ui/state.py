@@ -36,8 +36,11 @@ def diagnosis_json(diagnosis: Diagnosis | None) -> Json | None:
     }
 
 
-def job_json(job: Job, *, queue_position: int) -> Json:
-    """Return one job. Times in seconds; `seconds_left` is None until the speed is known."""
+def job_json(job: Job, *, queue_position: int, predicted_fps: float | None) -> Json:
+    """Return one job. Times in seconds; `seconds_left` is None until the speed is known.
+
+    `fps` is measured, 0 before the first pictures; `predicted_fps` is the plan's, None without a forecast.
+    """
     frames_left = job.num_frames - job.frames_done
     seconds_left = frames_left / job.fps if job.state is JobState.RUNNING and job.fps > 0 else None
     return {
@@ -48,6 +51,7 @@ def job_json(job: Job, *, queue_position: int) -> Json:
         "frames_done": job.frames_done,
         "num_frames": job.num_frames,
         "fps": round(job.fps, 1),
+        "predicted_fps": _rounded(predicted_fps),
         "play_fps": FPS,
         "seconds_left": None if seconds_left is None else round(seconds_left, 1),
         "audio_seconds": round(job.audio_seconds, 2),
@@ -62,6 +66,10 @@ def job_json(job: Job, *, queue_position: int) -> Json:
         "diagnosis": diagnosis_json(job.diagnosis),
         "has_video": job.has_video,
     }
+
+
+def _rounded(fps: float | None) -> float | None:
+    return None if fps is None else round(fps, 2)
 
 
 def hardware_json(studio: Studio) -> Json:
@@ -139,9 +147,9 @@ def engine_json(studio: Studio) -> Json:
 
 
 def sizes_json(studio: Studio) -> Json:
-    """Return for each level of detail whether it fits now, and the pixels that would be made of it, in landscape."""
+    """Return for each level of detail whether it fits now, and what would be made of it, in landscape, how fast."""
     return {
-        name: {"fits": forecast.fits, "made": forecast.made}
+        name: {"fits": forecast.fits, "made": forecast.made, "fps": _rounded(forecast.fps)}
         for name, forecast in studio.size_forecasts().items()
     }
 
@@ -149,7 +157,11 @@ def sizes_json(studio: Studio) -> Json:
 def describe(studio: Studio, job: Job) -> Json:
     """Return one job together with its place in the queue."""
     is_waiting = job.state is JobState.QUEUED
-    return job_json(job, queue_position=studio.queue_position(job.id) if is_waiting else 0)
+    return job_json(
+        job,
+        queue_position=studio.queue_position(job.id) if is_waiting else 0,
+        predicted_fps=studio.predicted_fps(job),
+    )
 
 
 def page_state(studio: Studio, *, job: Job | None, owner: str | None, seen: str) -> Json:

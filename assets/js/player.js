@@ -135,7 +135,7 @@ export class Player extends EventTarget {
     await settled();
   }
 
-  /** Take note of how fast the engine works; `fps` is 0 while unknown. */
+  /** Take note of how fast the engine works: as measured, else as predicted; `fps` is 0 while neither is known. */
   setEstimate(numFrames, fps, playFps) {
     this.estimate = { numFrames, fps, playFps };
     this.tick();

@@ -1,9 +1,10 @@
 // The cards of "Picture size" name pixels; once there is a portrait, in its shape. Where graphics cards make the
-// videos, they say whether a size fits now, and what would be made instead.
+// videos, they say whether a size fits now, what would be made instead, and how fast.
 
 import { h, setText } from "./dom.js";
 import { words } from "./strings.js";
 
+const PLAY_FPS = 25; // as in liveavatar/core/plan.py
 const SQUARE_BAND = 1.2; // as in liveavatar/core/sizes.py
 
 /** Keep the pixels on the cards in step with the portrait. */
@@ -32,12 +33,14 @@ export function drawForecasts(forecasts) {
   }
 }
 
-function wordsFor({ fits, made }, shape) {
-  if (fits) return ["fits", words.fits, words.fitsNow];
+function wordsFor({ fits, made, fps }, shape) {
   if (!made) return ["none", words.noRoom, words.noRoomNow];
+  const speed = fps ? words.speed(fps / PLAY_FPS) : "";
+  const title = [fits ? words.fitsNow : words.smallerNow, fps && words.speedNow(fps)].filter(Boolean).join(". ");
+  if (fits) return ["fits", speed || words.fits, title];
   const pixels = shape === "upright" ? [...made].reverse() : made;
   const text = shape === "square" ? words.smaller : pixels.join("×");
-  return ["smaller", `→ ${text}`, words.smallerNow];
+  return ["smaller", [`→ ${text}`, speed].filter(Boolean).join(", "), title];
 }
 
 function shapeOf(image) {

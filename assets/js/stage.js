@@ -116,7 +116,7 @@ export class Stage {
     if (this.job?.state !== job.state) setText(this.announcer, stateWord(job));
     this.job = job;
     this.openWhatThereIs();
-    this.player.setEstimate(job.num_frames, job.fps, job.play_fps);
+    this.player.setEstimate(job.num_frames, job.fps || job.predicted_fps || 0, job.play_fps);
     this.draw();
   }
 

@@ -1,5 +1,8 @@
 // Words of the page's own elements. Gradio's fields have theirs in ui/strings.py.
 
+/** Return 12.34 as "12" and 1.234 as "1.2". */
+const short = (number) => number.toFixed(number < 10 ? 1 : 0).replace(".0", "");
+
 const english = {
   starting: "Starting engine",
   loadStages: {
@@ -82,6 +85,8 @@ const english = {
   fitsNow: "There is room for this size now",
   smaller: "smaller",
   smallerNow: "There is not enough graphics memory for this size now; a smaller one would be made",
+  speed: (rate) => (rate >= 1 ? "real\u00a0time" : `${short(1 / rate)}×\u00a0slower`),
+  speedNow: (fps) => `About ${short(fps)} pictures per second are expected; 25 are real time`,
   noRoom: "no room",
   noRoomNow: "No size fits in the graphics memory that is free now; the built-in engine would make the video",
 
@@ -214,6 +219,8 @@ const chinese = {
   fitsNow: "现在有足够的显存生成此尺寸",
   smaller: "更小",
   smallerNow: "现在显存不足，将生成更小的尺寸",
+  speed: (rate) => (rate >= 1 ? "实时" : `慢\u00a0${short(1 / rate)}\u00a0倍`),
+  speedNow: (fps) => `预计每秒约 ${short(fps)} 帧；25 帧为实时`,
   noRoom: "显存不足",
   noRoomNow: "现在空闲的显存放不下任何尺寸，将由内置引擎生成视频",
 

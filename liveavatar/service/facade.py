@@ -33,7 +33,7 @@ from liveavatar.service.media_log import MediaSlice, read_slice
 from liveavatar.service.outputs import Outputs
 from liveavatar.service.runner import EngineStatus, JobRunner
 from liveavatar.service.s2v_setup import find_s2v
-from liveavatar.service.size_forecasts import SizeForecast, SizeForecasts
+from liveavatar.service.size_forecasts import SizeForecast, SizeForecasts, predicted_fps
 from liveavatar.service.supervisor import EngineSupervisor
 
 
@@ -227,6 +227,10 @@ class Studio:
     def size_forecasts(self) -> dict[str, SizeForecast]:
         """Return what would be made now of each level of detail; empty where the built-in engine makes all videos."""
         return self._size_forecasts.read()
+
+    def predicted_fps(self, job: Job) -> float | None:
+        """Return the pictures per second that are forecast for a job at work, None where there is no forecast."""
+        return predicted_fps(self._runner.plan) if job.state is JobState.RUNNING else None
 
     def _plan(self, job: Job, request: ValidatedRequest) -> ExecutionPlan:
         return self._plan_for(job.engine, job.size_asked, request)

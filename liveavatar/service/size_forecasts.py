@@ -9,8 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from liveavatar.core.errors import InputRejected
+from liveavatar.core.plan import ExecutionPlan
 from liveavatar.core.sizes import TIERS, Tier
 from liveavatar.planning.choice import fixed_size
+from liveavatar.planning.model_spec import PICTURES_PER_BLOCK
 from liveavatar.planning.s2v_request import S2vSetup, plan_s2v
 
 _MAX_AGE_S = 5.0
@@ -19,10 +21,14 @@ _STEP_BYTES = 256 * 1024**2  # of other programs' memory: less changes no answer
 
 @dataclass(frozen=True, kw_only=True)
 class SizeForecast:
-    """What the s2v engine makes of a level of detail, in landscape. `made` is None where no size fits."""
+    """What the s2v engine makes of a level of detail, in landscape. `made` is None where no size fits.
+
+    `fps`: pictures per second that are predicted, None where that is not known.
+    """
 
     made: tuple[int, int] | None
     fits: bool
+    fps: float | None = None
 
 
 class SizeForecasts:
@@ -63,7 +69,12 @@ def _forecast(setup: S2vSetup, tier: Tier) -> SizeForecast:
     except InputRejected:
         return SizeForecast(made=None, fits=False)
     fits = plan.width * plan.height >= wanted.pixels
-    return SizeForecast(made=(plan.width, plan.height), fits=fits)
+    return SizeForecast(made=(plan.width, plan.height), fits=fits, fps=predicted_fps(plan))
+
+
+def predicted_fps(plan: ExecutionPlan) -> float | None:
+    """Return how many pictures per second a plan is forecast to make, None for an engine without a forecast."""
+    return None if plan.block_s is None else PICTURES_PER_BLOCK / plan.block_s
 
 
 def _rounded(setup: S2vSetup) -> S2vSetup:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -118,12 +119,15 @@ def test_size_cards_say_what_fits(paced: App, new_page: NewPage) -> None:
     shown = Shown(new_page(paced))
     shown.more = {
         "sizes": {
-            "small": {"fits": True, "made": [384, 256]},
-            "standard": {"fits": False, "made": [576, 320]},
-            "large": {"fits": False, "made": None},
+            "small": {"fits": True, "made": [384, 256], "fps": 40.0},
+            "standard": {"fits": False, "made": [576, 320], "fps": 7.8},
+            "large": {"fits": False, "made": None, "fps": None},
         }
     }
     shown.show(Machine(trace("one_gpu")).play(until_s=1))
     marks = shown.studio.page.locator("#studio-size .fit")
-    expect(marks).to_have_text(["fits", "→ 576×320", "no room"])
+    expect(marks).to_have_text(["real time", "→ 576×320, 3.2× slower", "no room"])
+    expect(marks.nth(1)).to_have_attribute(
+        "title", re.compile(r"About 7\.8 pictures per second are expected")
+    )
     expect(shown.studio.page.locator("#studio-machine .la-tag")).to_have_text("Room for up to 384×256")

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
 import urllib.request
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.browser.apps import App
 from tests.browser.conftest import NewPage
 from ui.samples import load_samples
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Route
 
 needs_samples = pytest.mark.skipif(
     not load_samples().portraits, reason="there are no sample portraits in assets/samples"
@@ -126,6 +131,27 @@ def test_a_slow_engine_counts_down_first_and_starts_with_enough_in_hand(
     assert all(ahead >= needed for ahead, needed in starts)
     # Before the engine's pace is known, it counts as fast: then the first start is after half a second.
     assert max(ahead for ahead, _ in starts) > 1.0, "it waited for more than a fast engine needs"
+
+
+def test_the_forecast_of_the_plan_counts_until_the_pace_is_known(
+    paced: App, new_page: NewPage, portrait: Path, voice: Path
+) -> None:
+    studio = new_page(paced)
+
+    def never_measured(route: Route) -> None:
+        state: dict[str, Any] = route.fetch().json()
+        if state["job"]:
+            state["job"] |= {"fps": 0, "predicted_fps": 20}
+        route.fulfill(body=json.dumps(state), content_type="application/json")
+
+    studio.page.route("**/api/state*", never_measured)
+    studio.open()
+    studio.give(portrait, voice)
+    studio.describe("pace=30")
+    studio.generate()
+    studio.wait_until("player.phase === 'playing'", timeout_s=40)
+    # Eight seconds at four fifths of real time: a fifth of it and some more must be there first.
+    assert studio.page.evaluate("window.studio.stage.player.ahead()") > 1.8
 
 
 def test_two_tabs_work_at_the_same_time(paced: App, new_page: NewPage, portrait: Path, voice: Path) -> None:

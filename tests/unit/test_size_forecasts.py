@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from liveavatar.core.plan import ModelFiles
+import pytest
+
+from liveavatar.core.plan import ExecutionPlan, ModelFiles
 from liveavatar.planning.machine_text import parse_machine
 from liveavatar.planning.model_spec import TRANSFORMER_PARAMETERS
 from liveavatar.planning.s2v_request import S2vSetup
-from liveavatar.service.size_forecasts import SizeForecasts, forecast_sizes
+from liveavatar.service.size_forecasts import SizeForecasts, forecast_sizes, predicted_fps
 
 GIB = 1024**3
 FILES = ModelFiles(checkpoint="/c", lora="/l", cache="/d")
@@ -27,6 +29,15 @@ def test_what_fits_is_made_as_asked() -> None:
     standard = forecast_sizes(setup("1xH200"))["standard"]
     assert standard.fits
     assert standard.made == (704, 384), "720*400 in multiples of 64"
+
+
+def test_how_fast_is_promised_too() -> None:
+    alone, busy = (forecast_sizes(setup("1xH200", others_gib=gib))["standard"].fps for gib in (0, 100))
+    assert alone is not None
+    assert alone == pytest.approx(16.3, abs=0.5)
+    assert busy is not None
+    assert busy < alone
+    assert predicted_fps(ExecutionPlan(engine="portrait", width=720, height=400)) is None
 
 
 def test_the_more_others_hold_the_smaller_is_what_is_made() -> None:
