@@ -1,6 +1,7 @@
 """Time and error of 8-bit attention beside cuDNN's in bfloat16, at the model's own sizes, on a Hopper card.
 
     python -m benchmarks.attention_int8 --out result.json
+    python -m benchmarks.attention_int8 --only quantis
 
 Every finished part is printed as one line of JSON; a part that fails says why, and the next one runs. It takes half a
 minute, half of which the kernels are compiled. Without a card it rehearses the errors at a small size.
@@ -45,12 +46,14 @@ ON_CARD = DEVICE.type == "cuda"
 class Report:
     """The parts measured so far."""
 
-    def __init__(self, path: Path | None) -> None:
-        self._path = path
+    def __init__(self, path: Path | None, only: str = "") -> None:
+        self._path, self._only = path, only
         self._parts: list[dict[str, Any]] = []
 
     def run(self, part: str, measure: Callable[..., dict[str, Any]], *arguments: Any) -> None:
-        """Add what a part gives, or why it fails: the other parts may still work."""
+        """Add what a part gives, or why it fails: the other parts may still work. A part not asked for is left out."""
+        if self._only not in part:
+            return
         started = time.perf_counter()
         try:
             values = measure(*arguments)
@@ -69,7 +72,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path)
-    report = Report(parser.parse_args().out)
+    parser.add_argument(
+        "--only", default="", metavar="WORDS", help="run the parts whose name has these words"
+    )
+    arguments = parser.parse_args()
+    report = Report(arguments.out, arguments.only)
     report.run("machine", describe_machine)
     sizes = SIZES if ON_CARD else SMALL_SIZES
     if ON_CARD:
@@ -231,7 +238,7 @@ def time_int8(num_queries: int, num_keys: int, take_turns: bool) -> dict[str, An
 
 
 def time_quantisation() -> dict[str, Any]:
-    """Return the time of norm, rotation and quantisation of everything a layer needs per step."""
+    """Return the time of every kernel that quantises, and of all of them for a step; 2 bytes are read, 1 is written."""
     from liveavatar.models.s2v.int8_attention import launch
 
     tokens, num_keys = SIZES[0]
@@ -244,19 +251,24 @@ def time_quantisation() -> dict[str, Any]:
         Rotary(*(factor[:REFERENCE_TOKENS] for factor in inputs.rotary_T)),
     )
     keys = layer.k_HTK, layer.key_scale_H
-    times = {
-        "queries_ms": milliseconds(
-            lambda: launch.quantize_queries(inputs.q_LD, inputs.gain_q_D, EPS, inputs.rotary_L, keys[1])
+    calls: dict[str, tuple[int, Callable[[], object]]] = {
+        "queries": (
+            tokens,
+            lambda: launch.quantize_queries(inputs.q_LD, inputs.gain_q_D, EPS, inputs.rotary_L, keys[1]),
         ),
-        "keys_ms": milliseconds(
-            lambda: launch.store_keys(*keys, rows, k, inputs.gain_k_D, EPS, inputs.rotary_L)
+        "keys": (tokens, lambda: launch.store_keys(*keys, rows, k, inputs.gain_k_D, EPS, inputs.rotary_L)),
+        "reference": (
+            REFERENCE_TOKENS,
+            lambda: launch.store_keys(*keys, rows[:REFERENCE_TOKENS], reference, None, EPS, reference_rotary),
         ),
-        "reference_ms": milliseconds(
-            lambda: launch.store_keys(*keys, rows[:REFERENCE_TOKENS], reference, None, EPS, reference_rotary)
-        ),
-        "values_ms": milliseconds(lambda: launch.store_values(layer.v_HKT, layer.value_scale_HK, rows, v)),
+        "values": (tokens, lambda: launch.store_values(layer.v_HKT, layer.value_scale_HK, rows, v)),
     }
-    return times | {"step_ms": round(LAYERS * sum(times.values()), 2)}
+    results: dict[str, float] = {}
+    for name, (count, call) in calls.items():
+        ms = results[f"{name}_ms"] = milliseconds(call)
+        results[f"{name}_gb_per_s"] = round(count * HEADS * HEAD_DIM * (2 + 1) / ms / 1e6)
+    step_ms = LAYERS * sum(value for name, value in results.items() if name.endswith("_ms"))
+    return results | {"step_ms": round(step_ms, 2)}
 
 
 def rate(ms: float, num_queries: int, num_keys: int) -> dict[str, Any]:

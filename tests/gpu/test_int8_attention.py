@@ -94,6 +94,25 @@ def test_attention_equals_the_arithmetic(num_queries: int, num_keys: int) -> Non
     assert torch.equal(attend(inputs, layer, num_keys), actual)
 
 
+@pytest.mark.parametrize(
+    ("first", "count"), [(0, 256), (130, 200), (125, 7), (128, 128), (37, 600), (639, 1)]
+)
+def test_values_go_to_their_rows_alone(first: int, count: int) -> None:
+    """A program fills whole tiles: what other rows of the first and the last one hold must stay."""
+    inputs = inputs_of(count, 640)
+    layer = empty_layer(inputs)
+    layer.v_HKT.random_()
+    expected = layer.v_HKT.clone()
+    rows, values_LD = torch.arange(first, first + count, device="cuda"), inputs.v_TD[:count]
+    values_LHK = values_LD.unflatten(1, (HEADS, HEAD_DIM))
+    arithmetic.write_values(expected, layer.value_scale_HK, rows, values_LHK)
+    operators.store_values(layer.v_HKT, layer.value_scale_HK, rows, values_LD)
+    assert (layer.v_HKT != expected).sum() <= 0.001 * values_LD.numel()
+    own = torch.zeros_like(expected, dtype=torch.bool)
+    own[:, :, first : first + count] = True
+    assert torch.equal(layer.v_HKT[~own], expected[~own])
+
+
 def test_parts_of_a_wider_projection_need_no_copy() -> None:
     """Query, key and value projections may come out of one product, side by side."""
     inputs = inputs_of(200, 200)

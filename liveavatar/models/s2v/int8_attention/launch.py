@@ -13,13 +13,15 @@ from torch import Tensor
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from liveavatar.models.s2v.int8_attention import attention_kernel as kernel
-from liveavatar.models.s2v.int8_attention.arithmetic import INT8_MAX, Quantized, hadamard
+from liveavatar.models.s2v.int8_attention.arithmetic import INT8_MAX, TILE_KEYS, Quantized, hadamard
 from liveavatar.models.s2v.int8_attention.quantize_kernels import quantize_rows, quantize_values
 from liveavatar.models.s2v.rope import Rotary
 
-# Tokens of one program. Rows: each program first reads the Hadamard matrix, 32 kB; 6 rows make up for that and still
-# leave four programs for every processor of the card.
-_TOKENS_OF_ROWS, _TOKENS_OF_VALUES = 6, 64
+# Of a program that quantises queries or keys: 8 tokens x 8 heads fill the matrix unit's 64 rows. The limit of registers
+# lets three programs share a processor, as many as 3168 tokens make for each of 132.
+_TOKENS, _HEADS_AT_ONCE, _REGISTERS = 8, 8, 168
+# Rows of the cache that a program fills with values: whole lines of memory. Divides the rows of every cache.
+_ROWS_OF_VALUES = TILE_KEYS
 # Whether the consumers of the attention kernel take turns at the matrix unit; the benchmark measures both.
 TAKE_TURNS = False
 _QUERIES_OF_PROGRAM = kernel.CONSUMERS.value * kernel.QUERIES.value
@@ -62,21 +64,22 @@ def store_keys(
 
 
 def store_values(v_HKT: Tensor, value_scale_HK: Tensor, rows_L: Tensor, v_LD: Tensor) -> None:
-    """Quantise values into the given rows of the cache."""
+    """Quantise values into the given consecutive rows of the cache."""
     num_heads, head_dim, cache_rows = v_HKT.shape
     v_LD = _with_whole_rows(v_LD)
-    grid = (triton.cdiv(len(v_LD), _TOKENS_OF_VALUES), num_heads)
+    # Where the rows begin is known on the card alone: at worst in the last row of a tile.
+    most_tiles = triton.cdiv(len(v_LD) - 1, _ROWS_OF_VALUES) + 1
     with torch.cuda.device(v_LD.device):
-        quantize_values[grid](
+        quantize_values[(most_tiles, num_heads)](
             v_LD,
             value_scale_HK,
             rows_L,
-            v_HKT.view(torch.float8_e4m3fn),
+            v_HKT.view(torch.uint32),
             len(v_LD),
             v_LD.stride(0),
             cache_rows,
             CHANNELS=head_dim,
-            TOKENS=_TOKENS_OF_VALUES,
+            ROWS=_ROWS_OF_VALUES,
             num_warps=8,
         )
 
@@ -132,7 +135,7 @@ def _quantize_rows(
     num_heads, out_rows, head_dim = out.shape
     x_LD = _with_whole_rows(x_LD)
     with torch.cuda.device(x_LD.device):
-        quantize_rows[(triton.cdiv(len(x_LD), _TOKENS_OF_ROWS),)](
+        quantize_rows[(triton.cdiv(len(x_LD), _TOKENS),)](
             x_LD,
             x_LD if gain_D is None else gain_D,
             rotary_L.cos_LP.contiguous(),
@@ -148,13 +151,14 @@ def _quantize_rows(
             eps,
             logit_scale,
             HEADS=num_heads,
-            PADDED_HEADS=max(16, triton.next_power_of_2(num_heads)),
             CHANNELS=head_dim,
-            TOKENS=_TOKENS_OF_ROWS,
+            TOKENS=_TOKENS,
+            HEADS_AT_ONCE=_HEADS_AT_ONCE,
             HAS_GAIN=gain_D is not None,
             IS_QUERY=rows is None,
-            num_warps=8,
+            num_warps=4,
             num_stages=2,
+            maxnreg=_REGISTERS,
         )
 
 

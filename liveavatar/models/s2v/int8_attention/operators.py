@@ -60,7 +60,7 @@ def _(
     schema="(Tensor(a!) v_HKT, Tensor value_scale_HK, Tensor rows_L, Tensor v_LD) -> ()",
 )
 def store_values(v_HKT: Tensor, value_scale_HK: Tensor, rows_L: Tensor, v_LD: Tensor) -> None:
-    """Quantise values and store them as those of the given rows."""
+    """Quantise values and store them as those of the given rows, which are consecutive."""
     arithmetic.write_values(v_HKT, value_scale_HK, rows_L, v_LD.unflatten(-1, value_scale_HK.shape))
 
 
