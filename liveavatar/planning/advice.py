@@ -1,4 +1,4 @@
-"""Which single change would bring a larger size, or real time: more cards, other cards, fewer steps."""
+"""Which single change would bring a larger size, or real time: more cards, other cards, fewer steps, fewer programs."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import dataclasses
 from collections.abc import Iterator
 
 from liveavatar.core.hardware import Machine
+from liveavatar.core.memory import gib_text
 from liveavatar.planning.choice import REAL_TIME_FPS, WIDESCREEN, Choice, auto_sizes
 from liveavatar.planning.hardware_table import CARDS
 from liveavatar.planning.layouts import MAX_WORLD
 from liveavatar.planning.model_spec import VideoSize
-from liveavatar.planning.parallelism import Wishes, reaches
+from liveavatar.planning.parallelism import Wishes, candidates, reaches
 
 _ANY_SPEED = 1e-6
 
@@ -24,6 +25,23 @@ def advise(choice: Choice) -> tuple[str, ...]:
     if best.fps < REAL_TIME_FPS:
         sentences += _to_real_time(choice)
     return _all(iter(sentences))
+
+
+def why_smaller(choice: Choice) -> tuple[str, ...]:
+    """Return why the size that was asked for is not made, and what would have to change; nothing where it is made."""
+    asked, machine = choice.sizes[0], choice.machine
+    if not choice.size_was_fixed or choice.size == asked or not machine.gpus:
+        return ()
+    closest = next(iter(candidates(machine, asked, choice.wishes, choice.calibration)), None)
+    others = sum(gpu.other_programs_bytes for gpu in machine.gpus)
+    emptied = dataclasses.replace(
+        machine, gpus=tuple(dataclasses.replace(gpu, other_programs_bytes=0) for gpu in machine.gpus)
+    )
+    if others and _reaches(choice, asked, _ANY_SPEED, machine=emptied):
+        change = f"{asked} would fit if other programs gave back their {gib_text(others)}."
+    else:
+        change = _would_take(choice, asked, _ANY_SPEED, f"{asked}")
+    return (*((closest.details.reason,) if closest else ()), change)
 
 
 def _to_fit_at_all(choice: Choice) -> Iterator[str]:
@@ -58,7 +76,19 @@ def _smaller_sizes(choice: Choice) -> list[VideoSize]:
 
 
 def _first_that_reaches(choice: Choice, sizes: list[VideoSize], fps: float) -> VideoSize | None:
-    return next((size for size in sizes if reaches(choice.machine, size, fps, choice.wishes)), None)
+    return next((size for size in sizes if _reaches(choice, size, fps)), None)
+
+
+def _reaches(
+    choice: Choice,
+    size: VideoSize,
+    fps: float,
+    *,
+    machine: Machine | None = None,
+    wishes: Wishes | None = None,
+) -> bool:
+    """Return whether the machine, or another one, or other wishes, would do."""
+    return reaches(machine or choice.machine, size, fps, wishes or choice.wishes, choice.calibration)
 
 
 def _would_take(choice: Choice, size: VideoSize, fps: float, goal: str) -> str:
@@ -83,7 +113,7 @@ def _more_cards(choice: Choice, size: VideoSize, fps: float) -> str:
         return ""
     for count in range(len(gpus) + 1, min(MAX_WORLD, 2 * len(gpus) + 3) + 1):
         machine = dataclasses.replace(choice.machine, gpus=(gpus[0],) * count)
-        if reaches(machine, size, fps, choice.wishes):
+        if _reaches(choice, size, fps, machine=machine):
             return f"{count} x {gpus[0].name}"
     return ""
 
@@ -93,7 +123,7 @@ def _other_card(choice: Choice, size: VideoSize, fps: float) -> str:
     names = {gpu.name for gpu in choice.machine.gpus}
     for row in sorted(CARDS, key=lambda row: (row.printed_gb, row.spec.bf16_flops)):
         machine = Machine(gpus=(row.spec,) * count, host_bytes=choice.machine.host_bytes)
-        if row.spec.name not in names and reaches(machine, size, fps, choice.wishes):
+        if row.spec.name not in names and _reaches(choice, size, fps, machine=machine):
             return f"{count} x {row.spec.name}"
     return ""
 
@@ -101,7 +131,7 @@ def _other_card(choice: Choice, size: VideoSize, fps: float) -> str:
 def _fewer_steps(choice: Choice, size: VideoSize, fps: float) -> str:
     for num_steps in range(choice.wishes.num_steps - 1, 1, -1):  # one step alone is not worth watching
         wishes: Wishes = dataclasses.replace(choice.wishes, num_steps=num_steps)
-        if reaches(choice.machine, size, fps, wishes):
+        if _reaches(choice, size, fps, wishes=wishes):
             return f"{num_steps} steps with less detail"
     return ""
 

@@ -51,6 +51,7 @@ class Choice:
     candidates: tuple[Candidate, ...]  # the best first, then those that do not fit
     ruled_out: tuple[tuple[str, str], ...]  # (plan, reason)
     decisions: tuple[str, ...]
+    calibration: Calibration = NOTHING_MEASURED
 
     @property
     def best(self) -> Candidate | None:
@@ -98,6 +99,7 @@ def choose(
         candidates=tuple(candidates(machine, video_size, wishes, calibration)),
         ruled_out=tuple(rejections_by_rule(machine, wishes)),
         decisions=(sentence,) if sentence else (),
+        calibration=calibration,
     )
 
 

@@ -12,6 +12,7 @@ from liveavatar.core.parallel import Offload, ParallelPlan
 from liveavatar.core.plan import ExecutionPlan, ModelFiles
 from liveavatar.core.request import AUTO
 from liveavatar.core.sizes import STANDARD
+from liveavatar.planning.advice import why_smaller
 from liveavatar.planning.calibration import NOTHING_MEASURED, Calibration
 from liveavatar.planning.choice import choose, execution_plan, fixed_size, size_of_area
 from liveavatar.planning.model_spec import MAX_STEPS, TRANSFORMER_PARAMETERS, VideoSize
@@ -96,7 +97,8 @@ def plan_s2v(
         for layout in sorted(setup.avoided, key=ParallelPlan.describe)
     )
     refused = (_NO_INT8_ATTENTION,) if setup.int8_attention and not asks_int8 else ()
-    return dataclasses.replace(plan, model=setup.files, decisions=plan.decisions + refused + lost)
+    decisions = plan.decisions + why_smaller(choice) + refused + lost
+    return dataclasses.replace(plan, model=setup.files, decisions=decisions)
 
 
 def _abilities(avoided: frozenset[ParallelPlan]) -> Abilities:
@@ -116,6 +118,12 @@ def size_for_free_memory(free_bytes: int, size: VideoSize, picture: tuple[int, i
     return size if area is None or size.pixels <= area else size_of_area(picture, area)
 
 
+def _enough_memory(size: VideoSize, picture: tuple[int, int]) -> int:
+    """Return how much must be free for a size that less does not allow."""
+    limits = sorted(limit_bytes for limit_bytes, _ in AREA_BY_FREE_MEMORY)
+    return next(limit for limit in limits if size_for_free_memory(limit, size, picture) == size)
+
+
 def _without_forecast(
     setup: S2vSetup,
     files: ModelFiles,
@@ -132,7 +140,8 @@ def _without_forecast(
         fitting = size_for_free_memory(free, video_size, picture)
         if fitting != video_size:
             decisions.append(
-                f"{fitting} is made instead of {video_size}: {gib_text(free)} of memory are free."
+                f"{fitting} is made instead of {video_size}: {gib_text(free)} of memory are free;"
+                f" it would take {gib_text(_enough_memory(video_size, picture))}."
             )
             video_size = fitting
     if not setup.gpus:

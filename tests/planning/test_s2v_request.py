@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import pytest
 from hypothesis import given, settings
@@ -78,11 +79,24 @@ def test_a_size_that_does_not_fit_shrinks_with_a_reason_and_pinned_is_refused() 
     plan = plan_s2v(taken, size="1280*720", picture=PICTURE)
     assert plan.width * plan.height < 1280 * 704
     assert plan.budgets[0].fits
-    assert any("does not fit on 1 x H100 SXM" in sentence for sentence in plan.decisions)
+    receipt = "\n".join(plan.decisions)
+    assert "1280x704 does not fit on 1 x H100 SXM" in receipt
+    assert re.search(r"needs [\d.]+ GiB .* and has 15\.5 GiB to give: [\d.]+ GiB too few", receipt)
+    assert "1280x704 would fit if other programs gave back their 62.0 GiB." in receipt
     with pytest.raises(InputRejected, match=r"does not fit.*Choose the size \d+\*\d+") as caught:
         plan_s2v(taken, size="1280*720", picture=PICTURE, pin_size=True)
     named = caught.value.diagnosis.remedy.split("size ")[1].split(",")[0]
     assert plan_s2v(taken, size=named, picture=PICTURE, pin_size=True).budgets[0].fits
+
+
+def test_what_would_have_to_change_is_true() -> None:
+    plan = plan_s2v(setup(card("16")), size="1280*720", picture=PICTURE)
+    (change,) = [sentence for sentence in plan.decisions if "would take" in sentence]
+    assert change.startswith("1280x704 would take ")
+    enough = re.search(r"(\d+) x ([\w ]+?)(,|\.)", change)
+    assert enough is not None
+    cards = [card(enough[2])] * int(enough[1])
+    assert plan_s2v(setup(*cards), size="1280*720", picture=PICTURE).width == 1280
 
 
 def test_nothing_fits_and_no_size_is_promised() -> None:
@@ -107,7 +121,9 @@ def test_without_a_forecast_free_memory_limits_the_size(free_gib: float, expecte
     assert size_for_free_memory(int(free_gib * GIB), asked, PICTURE) == expected
     plan = plan_s2v(setup(host_free_gib=free_gib), size="720*400", picture=PICTURE)
     assert (plan.width, plan.height) == (expected.width, expected.height)
-    assert any("of memory are free" in sentence for sentence in plan.decisions) == (expected != asked)
+    told = [sentence for sentence in plan.decisions if "of memory are free" in sentence]
+    assert bool(told) == (expected != asked)
+    assert all("it would take 12.0 GiB" in sentence for sentence in told)
     pinned = plan_s2v(setup(host_free_gib=free_gib), size="720*400", picture=PICTURE, pin_size=True)
     assert (pinned.width, pinned.height) == (704, 384)
 
