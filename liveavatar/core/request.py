@@ -67,3 +67,6 @@ class ValidatedRequest:
     whole_picture: bool
     num_steps: int | None = None
     pin_size: bool = False
+    made_path: str | None = (
+        None  # the growing file of this very video, where it broke off: the rest is to be made
+    )

@@ -7,6 +7,7 @@ other programs have taken memory. It never climbs up within a video.
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 
 from liveavatar.core.memory import MemoryBudget
@@ -97,6 +98,7 @@ RUNGS: tuple[Rung, ...] = (
     keep_weights_in_8_bits,
     stream_weights,
 )
+_RESTART_SAVES = 0.1  # of what the rank needs, at least
 USING_HOST_MEMORY = (keep_caches_in_host_memory, stream_weights)
 
 
@@ -163,6 +165,25 @@ def fit_ranks(
             break
         plan = lower
     return plan
+
+
+def after_shortage(
+    plan: ExecutionPlan, rank: int, picture: Picture, *, pin_size: bool
+) -> ExecutionPlan | None:
+    """Return what several ranks may try after one of them ran out of memory; None when there is nothing below.
+
+    They have to be started anew, which takes long, so that the rank is to need noticeably less. Weights stay as they
+    are. Without a forecast the picture is made smaller.
+    """
+    if not plan.budgets:
+        return None if pin_size else make_smaller(plan, picture)
+    skipped: list[Rung] = [free_caches, keep_weights_in_8_bits, stream_weights]
+    if pin_size:
+        skipped.append(make_smaller)
+    may_need = [sys.maxsize] * len(plan.budgets)
+    may_need[rank] = int((1 - _RESTART_SAVES) * needed_bytes(plan, rank))
+    lower = fit_ranks(plan, picture, may_need, skipped)
+    return lower if lower != plan else None
 
 
 def _helping(

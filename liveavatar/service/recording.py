@@ -12,12 +12,15 @@ _PROGRESS_S = 0.2  # each record is a synchronous write; the page asks once a se
 
 
 class Recording:
-    """One job's record. After `write_error` is set, no more video is taken."""
+    """One job's record. After `write_error` is set, no more video is taken.
 
-    def __init__(self, job_id: str, store: JobStore, media_log: MediaLog) -> None:
+    `media_log` is opened before there is video.
+    """
+
+    def __init__(self, job_id: str, store: JobStore) -> None:
         self._job_id = job_id
         self._store = store
-        self._media_log = media_log
+        self.media_log: MediaLog | None = None
         self._started = self._recorded_at = time.monotonic()
         self._latest: Progress | None = None
         self.write_error: OSError | None = None
@@ -25,8 +28,9 @@ class Recording:
     def take(self, event: EngineEvent) -> None:
         """Record one event."""
         if isinstance(event, Chunk) and self.write_error is None:
+            assert self.media_log is not None, "it was opened"
             try:
-                self._media_log.append(event.data)
+                self.media_log.append(event.data)
             except OSError as error:
                 self.write_error = error
         elif isinstance(event, Notice):

@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
+from PIL import Image
+
 from liveavatar.core import wire
 from liveavatar.core.errors import Diagnosis, EngineFailed
 from liveavatar.core.events import (
@@ -25,10 +27,11 @@ from liveavatar.core.events import (
     Telemetry,
 )
 from liveavatar.core.job import Job, JobState
-from liveavatar.core.plan import ExecutionPlan
+from liveavatar.core.plan import ExecutionPlan, PlanChange
 from liveavatar.core.request import ValidatedRequest
 from liveavatar.diagnostics.diagnose import from_exception
-from liveavatar.planning.ladder import budget_of
+from liveavatar.media.made import read_made
+from liveavatar.planning.ladder import after_shortage, budget_of, describe
 from liveavatar.service.failed_layouts import FailedLayouts
 from liveavatar.service.job_store import JobStore
 from liveavatar.service.measurements import RankPeaks
@@ -79,6 +82,7 @@ class JobRunner(threading.Thread):
         self._make_warm_plan = make_warm_plan
         self._warm_plan = make_warm_plan()
         self._changed_plan: ExecutionPlan | None = None  # what became of it in the video at work
+        self._wished_steps: Adjust | None = None  # for the video at work
         self._failed_layouts = failed_layouts
         self._learn = learn
         self._find_cards = find_cards
@@ -156,7 +160,7 @@ class JobRunner(threading.Thread):
             if job := self._claim():
                 self._is_busy = True
                 self._make(job)
-                self._is_busy, self._changed_plan = False, None
+                self._is_busy, self._changed_plan, self._wished_steps = False, None, None
                 continue
             self._keep_warm()
             if time.monotonic() >= next_sweep:
@@ -249,6 +253,27 @@ class JobRunner(threading.Thread):
         def should_stop() -> bool:
             return self._closing.is_set() or self._store.stop_requested(job.id)
 
+        recording = Recording(job.id, self._store)
+        while True:
+            end = self._attempt(job, request, plan, recording, should_stop)
+            retreat = self._retreat(request, self._changed_plan or plan, end)
+            if retreat is None:
+                return end
+            recording.take(retreat)
+            plan = self._changed_plan = _with_new_forecast(retreat.plan)
+            request = dataclasses.replace(request, made_path=str(self._outputs.media_log(job.id)))
+            if self._wished_steps is not None:
+                self._wishes.put(self._wished_steps)
+
+    def _attempt(
+        self,
+        job: Job,
+        request: ValidatedRequest,
+        plan: ExecutionPlan,
+        recording: Recording,
+        should_stop: Callable[[], bool],
+    ) -> EngineEvent:
+        """Make the video, or what is missing of it, by one plan; return the terminal event."""
         try:
             if not self._supervisor.wait_ready(plan, should_stop=should_stop):
                 return Cancelled(job_id=job.id)
@@ -256,35 +281,63 @@ class JobRunner(threading.Thread):
             self._note_failure(failure.diagnosis, plan)
             return Failed(job_id=job.id, diagnosis=failure.diagnosis)
         self._warm_plan = plan  # what was used last stays loaded: the next job likely wants the same
-        self._store.advance(job.id, expected=JobState.LOADING, new=JobState.RUNNING)
-        media_log = MediaLog(self._outputs.media_log(job.id))
-        with self._log_opened:
-            self._logs[job.id] = media_log
-            self._log_opened.notify_all()
-        end = self._follow(job, request, plan, media_log, should_stop)
+        if recording.media_log is None:
+            self._store.advance(job.id, expected=JobState.LOADING, new=JobState.RUNNING)
+            recording.media_log = MediaLog(self._outputs.media_log(job.id))
+            with self._log_opened:
+                self._logs[job.id] = recording.media_log
+                self._log_opened.notify_all()
+        end = self._follow(job, request, plan, recording, should_stop)
         if isinstance(end, Finished):
             self._failed_layouts.worked(plan)
         elif isinstance(end, Failed) and self._supervisor.phase is Phase.STOPPED:
             self._note_breakdown(plan, end.diagnosis)
         return end
 
+    def _retreat(
+        self, request: ValidatedRequest, plan: ExecutionPlan, end: EngineEvent
+    ) -> PlanChanged | None:
+        """Return with what the ranks are to go on after one ran out of memory, or None.
+
+        One rank alone goes down its ladder itself, without a new start.
+        """
+        if not isinstance(end, Failed) or end.diagnosis.code != "graphics_memory_full":
+            return None
+        rank = end.diagnosis.facts.get("rank")
+        if not isinstance(rank, int) or self._closing.is_set():
+            return None
+        with Image.open(request.image_path) as portrait:
+            lower = after_shortage(plan, rank, portrait.size, pin_size=request.pin_size)
+        if lower is None:
+            return None
+        made = read_made(self._outputs.media_log(request.job_id))
+        change = PlanChange(
+            first_frame=made.num_frames if made else 0,
+            cause="memory_full",
+            before=describe(plan),
+            after=describe(lower),
+            reason=f"{end.diagnosis.title} {end.diagnosis.cause}",
+            remedy="Other programs that use it would have to be closed, or a smaller size or fewer steps chosen.",
+        )
+        log.warning("job %s: %s", request.job_id, change.sentence())
+        return PlanChanged(job_id=request.job_id, change=change, plan=lower)
+
     def _follow(
         self,
         job: Job,
         request: ValidatedRequest,
         plan: ExecutionPlan,
-        media_log: MediaLog,
+        recording: Recording,
         should_stop: Callable[[], bool],
     ) -> EngineEvent:
         """Record what the engine sends until its terminal event, which is returned."""
-        recording = Recording(job.id, self._store, media_log)
         self._supervisor.measurements.begin_job()
         end: EngineEvent | None = None
         for event in self._supervisor.run(
             request,
             plan,
             should_stop=lambda: recording.write_error is not None or should_stop(),
-            wishes=lambda: [wish for wish in self._take_wishes() if wish.job_id == job.id],
+            wishes=lambda: self._wishes_for(job.id),
         ):
             recording.take(event)
             if isinstance(event, PlanChanged):
@@ -297,6 +350,14 @@ class JobRunner(threading.Thread):
         if isinstance(end, Finished) and self._changed_plan is None:
             self._learn(plan, self._supervisor.measurements.peaks_of_job())
         return end
+
+    def _wishes_for(self, job_id: str) -> list[Adjust]:
+        """Return what is wished of a running job now; the latest number of steps is kept for a new start."""
+        wishes = [wish for wish in self._take_wishes() if wish.job_id == job_id]
+        for wish in wishes:
+            if wish.num_steps is not None:
+                self._wished_steps = dataclasses.replace(wish, size=None)
+        return wishes
 
     def _take_wishes(self) -> Iterator[Adjust]:
         while not self._wishes.empty():

@@ -1,27 +1,32 @@
 """The s2v engine in a worker process whose memory is as large as a file says.
 
 The file is named by FAKE_MEMORY and looked at all the time. It holds JSON: `available_bytes`, what a driver would say
-is to be had, and `limit_bytes`, above which allocations fail.
+is to be had, and `limit_bytes`, above which allocations fail; `limited_rank`: on that one of several ranks only.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from liveavatar.config import process_rank
 from liveavatar.core.events import EngineEvent
 from liveavatar.core.plan import ExecutionPlan
 from liveavatar.core.request import ValidatedRequest
+from liveavatar.engines.s2v import parts
 from liveavatar.engines.s2v.bench.random_parts import random_vae
 from liveavatar.engines.s2v.engine import S2vEngine
 from liveavatar.engines.s2v.parts import Parts, load_parts
+from liveavatar.models.vae import StreamingVae
 from liveavatar.planning import choice, s2v_request
 from liveavatar.worker.serve import Worker
 from tests.fakes.allocation_limit import AllocationLimit
@@ -41,19 +46,31 @@ def load_light_parts(plan: ExecutionPlan, *, width: int = 2) -> Parts:
     return dataclasses.replace(load_parts(plan), vae=random_vae(width, torch.device("cpu"), torch.float32))
 
 
+def light_vae(path: Path, *, device: torch.device, dtype: torch.dtype) -> StreamingVae:
+    """Return a thinner autoencoder in place of the file's, the same every time."""
+    torch.manual_seed(0)
+    return random_vae(2, device, dtype)
+
+
 class MemoryFile:
     """What the file says."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._read_at = float("-inf")
-        self._content: dict[str, int] = {}
+        self._content: dict[str, Any] = {}
 
-    def __getitem__(self, name: str) -> int:
+    @property
+    def limit_bytes(self) -> float:
+        """Return the limit of this rank."""
+        limited_rank = self["limited_rank"]
+        return self["limit_bytes"] if limited_rank in (None, process_rank()) else math.inf
+
+    def __getitem__(self, name: str) -> Any:
         if time.monotonic() - self._read_at > _MAX_AGE_S:
             self._content = json.loads(self._path.read_text())
             self._read_at = time.monotonic()
-        return self._content[name]
+        return self._content.get(name)
 
 
 class LimitedS2vEngine(S2vEngine):
@@ -66,7 +83,7 @@ class LimitedS2vEngine(S2vEngine):
     def generate(
         self, request: ValidatedRequest, plan: ExecutionPlan, *, should_stop: Callable[[], bool]
     ) -> Iterator[EngineEvent]:
-        with AllocationLimit(lambda: self._memory["limit_bytes"]):
+        with AllocationLimit(lambda: self._memory.limit_bytes):
             yield from super().generate(request, plan, should_stop=should_stop)
 
 
@@ -74,6 +91,7 @@ def main() -> None:
     """Serve until told to leave."""
     choice.AUTO_AREAS = AREAS  # type: ignore[assignment]
     s2v_request.AREA_BY_FREE_MEMORY = AREA_BY_AVAILABLE  # type: ignore[assignment]
+    parts.load_vae = light_vae
     torch.set_num_threads(1)
     Worker(Path(sys.argv[1]), int(sys.argv[2]), {"s2v": LimitedS2vEngine, "portrait": FakeEngine}).run()
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
+import math
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,20 +20,27 @@ from liveavatar.core.job import Job, JobState
 from liveavatar.core.parallel import ParallelPlan
 from liveavatar.core.plan import ExecutionPlan
 from liveavatar.core.request import AUTO, GenerationRequest, ValidatedRequest
+from liveavatar.pipeline.decode import PICTURES_PER_BLOCK
+from liveavatar.planning import choice
 from liveavatar.planning.planner import plan_request
 from liveavatar.service.facade import Studio
 from tests.conftest import wait_for_end, wait_until
+from tests.fakes.limited_s2v_worker import AREAS, MIB
+from tests.integration.test_s2v_memory import check_file
 from tests.tiny_checkpoint import write_tiny_checkpoint
 
 SECONDS = 1.1  # two blocks and a bit: the last one is cut to the voice
+# Of the first rank, and of the second, which decodes: measured with AllocationLimit, 7.1 and 18.6 MB at 128x64, 5.5 and
+# 10.5 MB at 64x64.
+FITS_SMALL = 6.3e6, 14e6
 TWO_STAGES = ParallelPlan(step_split=(2, 2))
 
 
 class StudioOfRanks(Studio):
     """Plans a layout that the machine, without graphics cards, would not choose."""
 
-    def __init__(self, config: AppConfig, parallel: ParallelPlan) -> None:
-        self._parallel = parallel
+    def __init__(self, config: AppConfig, parallel: ParallelPlan, width: int = 64) -> None:
+        self._parallel, self._width = parallel, width
         super().__init__(config)
 
     def _plan_for(self, engine: str, size: str, request: ValidatedRequest) -> ExecutionPlan:
@@ -40,7 +50,7 @@ class StudioOfRanks(Studio):
         plan = plan_request(
             engine="s2v", size=AUTO, picture_width=64, picture_height=64, s2v=self._find_s2v()
         )
-        return dataclasses.replace(plan, parallel=self._parallel)
+        return dataclasses.replace(plan, parallel=self._parallel, width=self._width)
 
 
 @pytest.fixture(scope="module")
@@ -123,3 +133,84 @@ def test_two_stages_stop_between_blocks_and_make_the_video_of_one(
     job = make_video(two, request_for_video)
     assert job.state is JobState.FINISHED, job.diagnosis
     assert pictures_digest(two, job) == expected
+
+
+class LimitedRanks:
+    """Two ranks that make a 128x64 video; the memory of one can be limited."""
+
+    def __init__(self, checkpoint: Path, voice: Path, folder: Path) -> None:
+        self._memory = folder / "memory.json"
+        self.limit(0, math.inf)
+        picture = folder / "wide.png"
+        ramp = np.linspace(0, 255, 128, dtype=np.uint8)
+        Image.fromarray(np.tile(ramp[None, :, None], (64, 1, 3))).save(picture)
+        self.request = GenerationRequest(
+            image_path=str(picture), audio_path=str(voice), prompt="she smiles", engine="s2v"
+        )
+        config = AppConfig(
+            data_dir=folder / "data", ckpt_dir=checkpoint, worker_module="tests.fakes.limited_s2v_worker"
+        )
+        os.environ["FAKE_MEMORY"] = str(self._memory)
+        self.studio = StudioOfRanks(config, TWO_STAGES, width=128)
+        self.studio.start()
+
+    def limit(self, rank: int, limit_bytes: float) -> None:
+        limits = {"available_bytes": 1000 * MIB, "limit_bytes": limit_bytes, "limited_rank": rank}
+        self._memory.with_suffix(".new").write_text(json.dumps(limits))
+        self._memory.with_suffix(".new").rename(self._memory)
+
+    def begin(self, **fields: object) -> str:
+        """Submit a video; return its id when there is something of it."""
+        job = self.studio.submit(dataclasses.replace(self.request, **fields))  # type: ignore[arg-type]
+        wait_until(lambda: self.studio.job(job.id).frames_done >= 3 * PICTURES_PER_BLOCK, timeout_s=120)
+        return job.id
+
+
+@pytest.fixture
+def ranks(
+    checkpoint: Path,
+    make_voice: Callable[[float], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[LimitedRanks]:
+    monkeypatch.setattr(choice, "AUTO_AREAS", AREAS)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("FAKE_MEMORY", "")  # removed again afterwards
+    ranks = LimitedRanks(checkpoint, make_voice(4.0), tmp_path)
+    yield ranks
+    ranks.studio.close()
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_out_of_memory_costs_size_and_not_the_video(
+    ranks: LimitedRanks, tmp_path: Path, rank: int
+) -> None:
+    """The ranks start anew and go on in the same file, in the steps that were wished meanwhile."""
+    studio, job_id = ranks.studio, ranks.begin()
+    live = studio.read_media(job_id, 0)
+    studio.adjust(job_id, num_steps=3)
+    ranks.limit(rank, FITS_SMALL[rank])
+    whole = wait_for_end(studio, job_id, timeout_s=120)
+    assert whole.state is JobState.FINISHED, whole.diagnosis
+    assert (whole.frames_done, whole.size_made) == (100, "128*64")
+    (smaller,) = [change for change in whole.changes if change.cause == "memory_full"]
+    assert smaller.first_frame >= 2 * PICTURES_PER_BLOCK
+    assert smaller.after.startswith("64x64")
+    assert f"engine process {rank + 1} of 2" in smaller.reason
+    assert smaller.sentence() in whole.notes
+    assert whole.changes[-1].after.startswith("64x64, 3 steps")
+    assert studio.read_media(job_id, 0).data.startswith(live.data), "a page that plays it reads on"
+    video = studio.video_path(job_id)
+    assert video is not None
+    check_file(video, tmp_path / "unused", size=(128, 64), num_frames=100)
+
+
+def test_a_rank_out_of_memory_ends_a_video_of_pinned_size(ranks: LimitedRanks) -> None:
+    job_id = ranks.begin(pin_size=True)
+    ranks.limit(0, FITS_SMALL[0])
+    broken = wait_for_end(ranks.studio, job_id, timeout_s=120)
+    assert broken.state is JobState.FAILED
+    assert broken.diagnosis is not None
+    assert broken.diagnosis.code == "graphics_memory_full"
+    assert not broken.changes
+    assert pictures_digest(ranks.studio, broken)[0] >= 2 * PICTURES_PER_BLOCK, "what was made is kept"

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from unittest import mock
-
-import torch
 
 from liveavatar.config import process_rank
 from liveavatar.core.events import Adjust, Chunk, EngineEvent, Notice, PlanChanged
 from liveavatar.core.plan import ExecutionPlan
 from liveavatar.core.request import ValidatedRequest
 from liveavatar.engines.s2v import parts
-from liveavatar.engines.s2v.bench.random_parts import random_vae
 from liveavatar.engines.s2v.engine import S2vEngine
-from liveavatar.models.vae import StreamingVae
 from liveavatar.planning import choice, s2v_request
-from tests.fakes.limited_s2v_worker import AREA_BY_AVAILABLE, AREAS, MIB
+from tests.fakes.limited_s2v_worker import AREA_BY_AVAILABLE, AREAS, MIB, light_vae
 
 PLENTY = 1000 * MIB
 Video = tuple[
@@ -40,7 +35,7 @@ def make_videos(plan: ExecutionPlan, jobs: list[VideoJob]) -> list[Video]:
     """Load as this process's rank and make every job's video."""
     with (
         mock.patch.object(choice, "AUTO_AREAS", AREAS),
-        mock.patch.object(parts, "load_vae", _light_vae),
+        mock.patch.object(parts, "load_vae", light_vae),
         mock.patch.object(s2v_request, "AREA_BY_FREE_MEMORY", AREA_BY_AVAILABLE),
     ):
         available = dict[int, int]()
@@ -52,12 +47,6 @@ def make_videos(plan: ExecutionPlan, jobs: list[VideoJob]) -> list[Video]:
             videos.append(_make(engine, job))
         engine.close()
         return videos
-
-
-def _light_vae(path: Path, *, device: torch.device, dtype: torch.dtype) -> StreamingVae:
-    """Return a thin autoencoder in place of the file's: what is made does not matter, and time does."""
-    torch.manual_seed(0)
-    return random_vae(2, device, dtype)
 
 
 def _make(engine: S2vEngine, job: VideoJob) -> Video:

@@ -17,6 +17,7 @@ from liveavatar.planning import ladder
 from liveavatar.planning.calibration import NOTHING_MEASURED
 from liveavatar.planning.choice import choose, execution_plan
 from liveavatar.planning.ladder import Ladder, describe, needed_bytes
+from liveavatar.planning.machine_text import parse_machine
 from liveavatar.planning.s2v_request import plan_s2v
 from tests.planning.test_s2v_request import PICTURE, card, setup
 
@@ -140,3 +141,49 @@ def test_what_is_walked_down_to_fits_and_more_memory_never_means_less(
         assert is_lowest or needed_bytes(plan) <= gib * GIB or needed_bytes(way.plan) <= gib * GIB
     less, enough = (each.plan for each in ways)
     assert less.width * less.height <= enough.width * enough.height
+
+
+@pytest.fixture(scope="module")
+def over_five_cards() -> ExecutionPlan:
+    """Four stages and a decoder on a card of its own."""
+    plan = execution_plan(choose(parse_machine("5xH800"), size="720*400", picture=PICTURE))
+    assert plan.parallel is not None
+    assert plan.parallel.describe() == "timestep pipeline 1+1+1+1, own decoder card"
+    return dataclasses.replace(plan, precision="bf16")
+
+
+def test_ranks_take_what_helps_the_one_that_is_short(over_five_cards: ExecutionPlan) -> None:
+    plan = over_five_cards
+    room = [needed_bytes(plan, rank) for rank in range(5)]
+    assert ladder.fit_ranks(plan, PICTURE, room) == plan
+    decoder_is_short = ladder.fit_ranks(plan, PICTURE, [*room[:4], room[4] - 1])
+    assert describe(decoder_is_short) == "704x384, 4 steps, decoded in small pieces"
+    stage_is_short = ladder.fit_ranks(plan, PICTURE, [*room[:2], room[2] - 1, *room[3:]])
+    assert describe(stage_is_short) == "704x384, 4 steps, 8-bit caches"
+    assert ladder.short_ranks(plan, [0] * 5) == [0, 1, 2, 3, 4]
+    least = ladder.fit_ranks(plan, PICTURE, [0] * 5, [ladder.make_smaller])
+    assert (least.width, least.height, least.offload.caches) == (704, 384, True)
+
+
+@pytest.mark.parametrize("pin_size", [False, True])
+@pytest.mark.parametrize("rank", [1, 4])
+def test_after_a_shortage_the_rank_needs_less_until_nothing_is_left(
+    over_five_cards: ExecutionPlan, rank: int, pin_size: bool
+) -> None:
+    plan: ExecutionPlan | None = over_five_cards
+    plans = []
+    while plan is not None:
+        plans.append(plan)
+        plan = ladder.after_shortage(plan, rank, PICTURE, pin_size=pin_size)
+    assert len(plans) > 1
+    needs = [needed_bytes(each, rank) for each in plans]
+    assert all(later < earlier for earlier, later in itertools.pairwise(needs))
+    assert len({(each.width, each.height) for each in plans}) == 1 or not pin_size
+    assert all(each.same_engine(dataclasses.replace(plans[0], vae_tiles=each.vae_tiles)) for each in plans)
+
+
+def test_after_a_shortage_without_a_forecast_the_picture_is_smaller(over_five_cards: ExecutionPlan) -> None:
+    plan = dataclasses.replace(over_five_cards, budgets=())
+    smaller = ladder.after_shortage(plan, 0, PICTURE, pin_size=False)
+    assert smaller == ladder.make_smaller(plan, PICTURE) != plan
+    assert ladder.after_shortage(plan, 0, PICTURE, pin_size=True) is None

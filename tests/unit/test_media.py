@@ -11,6 +11,7 @@ import pytest
 
 from liveavatar.core.request import AUDIO_RATE
 from liveavatar.media.encoder import StreamEncoder
+from liveavatar.media.made import read_made, read_pictures
 from liveavatar.media.mux import complete_length, remux_faststart
 from liveavatar.service.media_log import MediaLog, read_slice
 
@@ -149,3 +150,41 @@ def test_reading_waits_no_longer_than_asked_and_refuses_bad_offsets(tmp_path: Pa
     log.end()
     log.end()
     assert log.read(0, wait_s=0).ended
+
+
+def test_another_encoder_goes_on_with_a_file_that_broke_off(tmp_path: Path) -> None:
+    """Twice; the sound is one tone throughout, and a picture's grey is its number."""
+    num_frames, log, video = 120, tmp_path / "media.mp4", tmp_path / "video.mp4"
+    log.touch()
+    tone = (9000 * np.sin(2 * np.pi * 440 * np.arange(num_frames * SAMPLES) / AUDIO_RATE)).astype(np.int16)
+    assert read_made(log) is None
+    for stop in (40, 84, num_frames):
+        made = read_made(log)
+        encoder = StreamEncoder(128, 96, made=made)
+        next_sample, data = encoder.first_sample, b""
+        for frame in range(made.num_frames if made else 0, stop):
+            end = (frame + 1) * SAMPLES
+            data += encoder.encode([np.full((96, 128, 3), 2 * frame, np.uint8)], tone[next_sample:end])
+            next_sample = max(next_sample, end)
+        data += encoder.finish() if stop == num_frames else b""
+        with log.open("ab") as file:
+            file.write(data)
+    made = read_made(log)
+    assert made is not None
+    assert (made.width, made.height, made.num_frames) == (128, 96, num_frames)
+    assert remux_faststart(log, video)
+    for path in (log, video):
+        with av.open(str(path)) as container:
+            frames = list(container.decode(video=0))
+        assert [frame.time for frame in frames] == pytest.approx([index / 25 for index in range(num_frames)])
+        greys = [frame.to_ndarray(format="rgb24").mean() for frame in frames]
+        assert greys == pytest.approx([2 * index for index in range(num_frames)], abs=4)
+        with av.open(str(path)) as container:
+            sound = np.concatenate([frame.to_ndarray()[0] for frame in container.decode(audio=0)])
+        assert abs(len(sound) - len(tone)) <= 1024
+        length = min(len(sound), len(tone))
+        assert np.abs(sound[:length] - tone[:length] / 32768)[1024:-1024].max() < 0.05
+    first, latest = read_pictures(log, num_frames=96, num_latest=73)
+    assert (first.shape, latest.shape) == ((1, 96, 128, 3), (73, 96, 128, 3))
+    assert latest.mean((1, 2, 3)) == pytest.approx([2 * index for index in range(23, 96)], abs=4)
+    assert len(read_pictures(log, num_frames=12, num_latest=73)[1]) == 12

@@ -139,6 +139,7 @@ class S2vEngine:
         self, request: ValidatedRequest, plan: ExecutionPlan, should_stop: Callable[[], bool]
     ) -> Iterator[EngineEvent]:
         assert self._parts is not None, "load comes first"
+        assert request.made_path is None, "one rank goes on by itself where memory runs short"
         job_id = request.job_id
         self._meter.begin_video()
         with VideoFile(request) as file:

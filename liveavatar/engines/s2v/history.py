@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
+from pathlib import Path
 
 import numpy as np
 
 from liveavatar.conditioning.reference import PLAIN_MOTION_FRAMES
 from liveavatar.engines.s2v.fitting import fit_into
 from liveavatar.engines.s2v.video import Past
+from liveavatar.media.made import read_pictures
 from liveavatar.pipeline.decode import PICTURES_PER_BLOCK
 from liveavatar.pipeline.delivery import Pictures
 
@@ -27,6 +29,21 @@ class History:
             self._first = pictures[:1]
         self._latest.append(pictures)
         self.num_blocks += 1
+
+    @classmethod
+    def of_file(cls, path: Path, num_frames: int) -> History:
+        """Return what a file knows of its first `num_frames` pictures; the rest of a block does not count."""
+        history = cls()
+        history.num_blocks = num_frames // PICTURES_PER_BLOCK
+        if history.num_blocks:
+            first, latest = read_pictures(
+                path,
+                num_frames=history.num_blocks * PICTURES_PER_BLOCK,
+                num_latest=PLAIN_MOTION_FRAMES,
+            )
+            history._first = first
+            history._latest.append(latest)
+        return history
 
     def past(self, backdrop: Pictures) -> Past | None:
         """Return what was made in the size of `backdrop`, the still portrait [H, W, 3]; None at the beginning."""

@@ -29,6 +29,7 @@ from liveavatar.core.plan import ExecutionPlan, PlanChange
 from liveavatar.core.request import ValidatedRequest
 from liveavatar.engines.s2v.adaptive import Remark, loaded_otherwise
 from liveavatar.engines.s2v.compiling import compile_parts, compiled_or_not
+from liveavatar.engines.s2v.history import History
 from liveavatar.engines.s2v.memory import with_margin
 from liveavatar.engines.s2v.meter import Meter
 from liveavatar.engines.s2v.parts import can_multiply_in_8_bits, load_rank_parts, plan_device
@@ -106,12 +107,16 @@ class SpreadEngine:
         self._meter.begin_video()
         loaded = dataclasses.replace(plan, precision=self._plan.precision)
         with VideoFile(request) as file:
+            history = History()
+            if request.made_path is not None and self._rank.place.decodes:
+                history = file.go_on(Path(request.made_path))
             video = SpreadVideo(
                 self._rank,
                 self._parts,
                 loaded,
                 request,
                 num_blocks=-(-file.num_frames // PICTURES_PER_BLOCK),
+                history=history,
                 available_bytes=self._available_bytes,
                 take_wish=take_wish,
                 should_stop=should_stop,

@@ -58,6 +58,7 @@ class SpreadVideo:
         request: ValidatedRequest,
         *,
         num_blocks: int,
+        history: History,
         available_bytes: Callable[[], int],
         take_wish: Callable[[], Adjust | None],
         should_stop: Callable[[], bool],
@@ -78,7 +79,7 @@ class SpreadVideo:
             should_stop=should_stop,
         )
         self._text: Tensor | None = None
-        self._history = History()
+        self._history = history
         self._to_tell: list[Made] = []
         self._is_changed = False
 
@@ -99,6 +100,9 @@ class SpreadVideo:
         change of plan. The pictures end early when the operator stopped the video.
         """
         self._agree_on_attention()
+        if self._request.made_path is not None:
+            made = torch.tensor(self._history.num_blocks) if self._own.place.decodes else None
+            self._num_begun = self._gate.num_begun = int(self._own.share(made, self._rank.plan.decoder_rank))
         num_steps, size = self._num_steps, self._size
         while True:
             self._agree(num_steps, size)

@@ -14,7 +14,10 @@ from liveavatar.core.plan import FPS, ExecutionPlan
 from liveavatar.core.request import AUDIO_RATE, ValidatedRequest
 from liveavatar.engines.s2v.adaptive import backdrop_of
 from liveavatar.engines.s2v.fitting import fit_into
+from liveavatar.engines.s2v.history import History
 from liveavatar.media.encoder import StreamEncoder
+from liveavatar.media.made import Made, read_made
+from liveavatar.pipeline.decode import PICTURES_PER_BLOCK
 from liveavatar.pipeline.delivery import Pictures
 
 _SAMPLES_PER_PICTURE = AUDIO_RATE // FPS
@@ -29,6 +32,7 @@ class VideoFile:
         self.num_frames: int = -(-self._voice.frames // _SAMPLES_PER_PICTURE)
         self.num_done = 0
         self._encoder: StreamEncoder | None = None  # opened in the size of the first picture
+        self._num_to_skip = 0  # pictures to come that the file has already
 
     def __enter__(self) -> VideoFile:
         return self
@@ -36,15 +40,33 @@ class VideoFile:
     def __exit__(self, *error: object) -> None:
         self._voice.close()
 
+    def go_on(self, path: Path) -> History:
+        """Go on with a file that broke off and return its history. What comes next is the block after that."""
+        made = read_made(path)
+        if made is None:
+            return History()
+        self.num_done = made.num_frames
+        self._num_to_skip = made.num_frames % PICTURES_PER_BLOCK
+        self._open(made.width, made.height, made)
+        return History.of_file(path, made.num_frames)
+
+    def _open(self, width: int, height: int, made: Made | None = None) -> None:
+        with Image.open(self._image_path) as portrait:
+            self._backdrop = backdrop_of(prepare_picture(portrait, height, width))
+        self._encoder = StreamEncoder(width, height, fps=FPS, made=made)
+        self._voice.seek(self._encoder.first_sample)
+
     def add(self, pictures: Pictures, plan: ExecutionPlan) -> bytes:
         """Add a block that was made by the plan, and its sound; return the bytes that are ready, possibly none."""
         if self._encoder is None:
-            with Image.open(self._image_path) as portrait:
-                self._backdrop = backdrop_of(prepare_picture(portrait, plan.height, plan.width))
-            self._encoder = StreamEncoder(plan.width, plan.height, fps=plan.fps)
+            self._open(plan.width, plan.height)
+        assert self._encoder is not None, "it was opened"
+        pictures = pictures[self._num_to_skip :]
+        self._num_to_skip = 0
         pictures = pictures[: self.num_frames - self.num_done]  # the last block is cut to the voice
         self.num_done += len(pictures)
-        sound = self._voice.read(len(pictures) * _SAMPLES_PER_PICTURE, dtype="int16")
+        end = self.num_done * _SAMPLES_PER_PICTURE
+        sound = self._voice.read(max(0, end - self._voice.tell()), dtype="int16")
         return self._encoder.encode(fit_into(pictures, self._backdrop), sound)
 
     def finish(self) -> bytes:
