@@ -133,10 +133,14 @@ class Evaluator:
         is_plain = not any(self._factors)
         needs = [(group.num_bytes if is_plain else self._need(group.role), group) for group in groups]
         needs.sort(key=lambda pair: pair[0], reverse=True)
-        for place in self._ranks_on_machines(configuration.parallel):
+        places = self._ranks_on_machines(configuration.parallel)
+        for place in places:
             last = -1
             for need, group in needs:
-                count = sum(rank in place.ranks for rank in group.ranks)
+                is_here_alone = len(places) == 1
+                count = (
+                    len(group.ranks) if is_here_alone else sum(rank in place.ranks for rank in group.ranks)
+                )
                 if count:
                     last += count
                     yield need, self._available[place.cards[last]], group
@@ -249,12 +253,18 @@ class Evaluator:
         )
 
     def _budgets(self, configuration: Configuration, roles: Sequence[RankRole]) -> tuple[MemoryBudget, ...]:
-        """Give the neediest rank the emptiest card. The text encoder, where it fits, changes no card."""
+        """Give the neediest rank the emptiest card; of cards that are as empty, ranks take them in order.
+
+        Neighbours then talk to neighbours. The text encoder, where it fits, changes no card.
+        """
         needs = [self._need(dataclasses.replace(role, encodes_text=False)) for role in roles]
         card_of: dict[int, int] = {}
         for place in self._ranks_on_machines(configuration.parallel):
-            neediest_first = sorted(place.ranks, key=lambda rank: needs[rank], reverse=True)
-            card_of |= dict(zip(neediest_first, place.cards, strict=False))
+            neediest_first = iter(sorted(place.ranks, key=lambda rank: needs[rank], reverse=True))
+            for _, alike in itertools.groupby(place.cards, key=self._available.__getitem__):
+                cards = list(alike)
+                ranks = sorted(itertools.islice(neediest_first, len(cards)))
+                card_of |= dict(zip(ranks, cards, strict=False))
         return tuple(
             MemoryBudget(
                 rank=rank,

@@ -14,9 +14,9 @@ from liveavatar.core.request import AUTO
 from liveavatar.core.sizes import STANDARD
 from liveavatar.planning.advice import why_smaller
 from liveavatar.planning.calibration import NOTHING_MEASURED, Calibration
-from liveavatar.planning.choice import choose, execution_plan, fixed_size, size_of_area
+from liveavatar.planning.choice import Choice, choose, execution_plan, fixed_size, size_of_area
 from liveavatar.planning.model_spec import MAX_STEPS, TRANSFORMER_PARAMETERS, VideoSize
-from liveavatar.planning.parallelism import ENGINE, Abilities, Wishes
+from liveavatar.planning.parallelism import ENGINE, Abilities, Candidate, Wishes
 from liveavatar.planning.placement import Slots
 
 # The published model has 16 billion; on a processor one second of its video takes a quarter of an hour.
@@ -28,6 +28,7 @@ AREA_BY_FREE_MEMORY = ((8 * GIB, 384 * 256), (12 * GIB, 688 * 368))
 _HOPPER = 9  # major compute capability of the cards that 8-bit attention is made for
 _NO_INT8_ATTENTION = "8-bit attention is made for Hopper cards (H100, H200) alone; 16 bits are used."
 
+_NEARLY = 0.8  # as fast as the best
 _SAME_MODEL = 0.01  # of the parameters; the forecast is computed for one model
 
 
@@ -45,6 +46,7 @@ class S2vSetup:
     avoided: frozenset[ParallelPlan] = frozenset()  # layouts that failed again and again; none of one card
     slots: Slots = ()  # of ranks on each machine; none: one for each card, all in one machine
     calibration: Calibration = NOTHING_MEASURED  # what videos measured here
+    loaded: ExecutionPlan | None = None  # what the engine is ready for
 
 
 def plan_s2v(
@@ -91,7 +93,7 @@ def plan_s2v(
             num_steps=num_steps,
             pin_size=pin_size,
         )
-    plan = execution_plan(choice)
+    plan = execution_plan(_keeping_loaded(choice, setup))
     lost = tuple(
         f"The layout “{layout.describe()}” failed again and again: fewer cards are used."
         for layout in sorted(setup.avoided, key=ParallelPlan.describe)
@@ -99,6 +101,41 @@ def plan_s2v(
     refused = (_NO_INT8_ATTENTION,) if setup.int8_attention and not asks_int8 else ()
     decisions = plan.decisions + why_smaller(choice) + refused + lost
     return dataclasses.replace(plan, model=setup.files, decisions=decisions)
+
+
+def _keeping_loaded(choice: Choice, setup: S2vSetup) -> Choice:
+    """Return the choice with the plan first that the engine is loaded for, where that is nearly as fast as the best.
+
+    Another layout, or other weights, would first have to be loaded, which takes longer than most videos.
+    """
+    best, loaded = choice.best, setup.loaded
+    if best is None or loaded is None:
+        return choice
+    for candidate in choice.candidates:
+        wanted = candidate.configuration
+        plan = dataclasses.replace(
+            loaded,
+            model=setup.files,
+            parallel=wanted.parallel,
+            precision=wanted.precision,
+            offload=wanted.offload,
+            vae_tiles=wanted.vae_tiles,
+        )
+        if candidate.fits and candidate.fps >= _NEARLY * best.fps and plan.same_engine(loaded):
+            return choice if candidate is best else _with_first(choice, candidate)
+    return choice
+
+
+def _with_first(choice: Choice, kept: Candidate) -> Choice:
+    best = choice.best
+    assert best is not None, "something fits: what is kept"
+    sentence = (
+        f"The engine stays loaded as it is: “{best.configuration.describe()}” would make"
+        f" {best.fps:.1f} instead of {kept.fps:.1f} pictures per second."
+    )
+    return dataclasses.replace(
+        choice, candidates=(kept, *choice.candidates), decisions=(*choice.decisions, sentence)
+    )
 
 
 def _abilities(avoided: frozenset[ParallelPlan]) -> Abilities:

@@ -57,10 +57,13 @@ class Studio:
         self._failed_layouts = FailedLayouts()
         self._size_forecasts = SizeForecasts(self._find_s2v)
         self._learned = RunCalibration(config.data_dir / "calibration.json")
+        self._supervisor = EngineSupervisor(
+            config.worker_module, config.data_dir, config.deadlines, self._cluster
+        )
         self._runner = JobRunner(
             self._store,
             self._outputs,
-            EngineSupervisor(config.worker_module, config.data_dir, config.deadlines, self._cluster),
+            self._supervisor,
             self._plan,
             self._warm_plan,
             self._failed_layouts,
@@ -256,7 +259,9 @@ class Studio:
 
     def _find_s2v(self) -> S2vSetup:
         found = find_s2v(self.config, self.hardware(), self._failed_layouts.avoided(), self._cluster)
-        return dataclasses.replace(found, calibration=self._learned.calibration)
+        return dataclasses.replace(
+            found, calibration=self._learned.calibration, loaded=self._supervisor.loaded_plan
+        )
 
     def _cards(self) -> tuple[GpuSample, ...]:
         """Return the graphics cards that the app may use."""

@@ -90,6 +90,12 @@ class EngineSupervisor:
         return tuple(f"{machine.name} {machine.instance}" for machine in machines)
 
     @property
+    def loaded_plan(self) -> ExecutionPlan | None:
+        """Return what the engine is ready for. Safe to call from any thread."""
+        run = self._run
+        return run.plan if run is not None and self.phase is Phase.READY else None
+
+    @property
     def rss_bytes(self) -> int:
         """Return the host memory of all ranks."""
         return self._run.rss_bytes if self._run else 0

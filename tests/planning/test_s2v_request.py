@@ -228,6 +228,38 @@ def test_every_rank_has_a_card_of_its_own_and_the_neediest_the_emptiest() -> Non
     assert all(budget.fits for budget in plan.budgets)
 
 
+def test_ranks_take_cards_that_are_alike_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neighbours that exchange tokens then are neighbours in the machine, whoever needs most."""
+    monkeypatch.setattr(s2v_request, "ENGINE", EVERYTHING)
+    cards = [dataclasses.replace(card("4090"), uuid=f"GPU-{number}") for number in range(8)]
+    plan = plan_s2v(setup(*cards), size="720*400", picture=PICTURE)
+    assert len(plan.budgets) == 8
+    assert [budget.card for budget in plan.budgets] == [gpu.uuid for gpu in cards]
+
+
+def test_a_loaded_layout_is_kept_where_it_is_nearly_as_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s2v_request, "ENGINE", EVERYTHING)
+    two = setup(*[card("L40S")] * 2)
+    small = plan_s2v(two, size="384*256", picture=PICTURE)
+    best = plan_s2v(two, size="720*400", picture=PICTURE)
+    assert not best.same_engine(small), "another layout is a little faster at the other size"
+    kept = plan_s2v(dataclasses.replace(two, loaded=small), size="720*400", picture=PICTURE)
+    assert kept.same_engine(small)
+    assert kept.size == best.size
+    assert all(budget.fits for budget in kept.budgets)
+    assert best.block_s is not None
+    assert kept.block_s is not None
+    assert best.block_s < kept.block_s <= best.block_s / 0.8
+    assert any("stays loaded" in text for text in kept.decisions)
+
+
+def test_a_loaded_layout_makes_way_for_a_much_faster_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = plan_s2v(setup(card("H100")), size="720*400", picture=PICTURE)
+    monkeypatch.setattr(s2v_request, "ENGINE", EVERYTHING)
+    more = dataclasses.replace(setup(*[card("H100")] * 3), loaded=one)
+    assert len(plan_s2v(more, size="720*400", picture=PICTURE).budgets) == 3
+
+
 def test_one_rank_takes_the_card_that_others_leave_empty() -> None:
     cards = [dataclasses.replace(card("H100", taken_gib=taken), uuid=f"GPU-{taken}") for taken in (70, 2, 30)]
     plan = plan_s2v(setup(*cards), size="720*400", picture=PICTURE)
