@@ -14,6 +14,7 @@ from pathlib import Path
 
 from liveavatar.config import AppConfig
 from liveavatar.core.errors import LiveAvatarError
+from liveavatar.core.parallel import KV_PRECISIONS, PRECISIONS
 from liveavatar.service.facade import Studio
 
 
@@ -81,6 +82,16 @@ def _parse(arguments: Sequence[str] | None) -> AppConfig:
         "--lora-path",
         type=Path,
         help="its liveavatar.safetensors, where that is not inside or beside the folder (LIVEAVATAR_LORA_PATH)",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        help="of the s2v engine's weights (LIVEAVATAR_PRECISION; left open when not given)",
+    )
+    parser.add_argument(
+        "--kv",
+        choices=KV_PRECISIONS,
+        help="of its cached keys and values; int8: 8-bit attention, Hopper cards (LIVEAVATAR_KV)",
     )
     parser.add_argument(
         "--nnodes",

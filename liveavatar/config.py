@@ -6,10 +6,14 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
+from liveavatar.core.parallel import KV_PRECISIONS, PRECISIONS, KvPrecision, Precision
 from liveavatar.core.plan import ExecutionPlan
 
 GIB = 1024**3
+
+Offered = TypeVar("Offered", bound=str)
 _SLOW_BLOCKS = 5.0  # a block may take so many times as long as forecast before the engine counts as hung
 _BLOCKS_UNDER_WAY = 3  # at a rank: the one it works on, and two that wait for it (see pipeline/links.py)
 
@@ -77,9 +81,8 @@ class AppConfig:
     ckpt_dir: Path | None = None  # the s2v model, folder Wan2.2-S2V-14B
     lora_path: Path | None = None  # liveavatar.safetensors, where it is not inside or beside ckpt_dir
     cache_dir: Path | None = None  # what the s2v engine keeps between starts; None: a folder in data_dir
-    int8_attention: bool = (
-        False  # of the s2v engine on Hopper cards: faster, half the cache, slightly less exact
-    )
+    precision: Precision | None = None  # of the s2v engine's weights; None: as memory and speed suggest
+    kv: KvPrecision | None = None  # of its cached keys and values; int8 is 8-bit attention, for Hopper cards
     nnodes: int = 1  # machines that make one video together, this one included
     rdzv_endpoint: str | None = None  # HOST:PORT of this machine, where the others join; None: there are none
     token_file: Path | None = None  # what the machines know each other by; None: cluster.token in data_dir
@@ -116,6 +119,13 @@ class AppConfig:
         def path(name: str) -> Path | None:
             return Path(env[name]).expanduser() if env.get(name) else None
 
+        def one_of(name: str, offered: tuple[Offered, ...]) -> Offered | None:
+            text = env.get(name) or "auto"
+            found = next((each for each in offered if each == text), None)
+            if found is None and text != "auto":
+                raise ValueError(f"{name} must be auto or one of {', '.join(offered)}, got {text!r}")
+            return found
+
         port = env.get("GRADIO_SERVER_PORT", "")
         on_space = "SPACE_ID" in env
         return cls(
@@ -135,7 +145,8 @@ class AppConfig:
             slots=int(number("LIVEAVATAR_SLOTS", 0)) or None,
             cache_dir=path("LIVEAVATAR_CACHE_DIR") or _default_cache_dir(env),
             visible_cards=env.get("CUDA_VISIBLE_DEVICES"),
-            int8_attention=env.get("LIVEAVATAR_INT8_ATTENTION", "0") == "1",
+            precision=one_of("LIVEAVATAR_PRECISION", PRECISIONS),
+            kv=one_of("LIVEAVATAR_KV", KV_PRECISIONS),
         )
 
 

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from liveavatar.core.parallel import KV_PRECISIONS, PRECISIONS
 from liveavatar.planning.model_spec import MAX_STEPS, VideoSize
 
 if TYPE_CHECKING:
@@ -29,10 +30,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--size", default="704*384", help="width*height in multiples of 64")
     parser.add_argument("--steps", type=int, default=MAX_STEPS, choices=range(1, MAX_STEPS + 1))
-    parser.add_argument("--precision", default="fp8", choices=("bf16", "fp8"), help="of the weights")
-    parser.add_argument(
-        "--kv", default="bf16", choices=("bf16", "fp8", "int8"), help="of cached keys and values"
-    )
+    parser.add_argument("--precision", default="fp8", choices=PRECISIONS, help="of the weights")
+    parser.add_argument("--kv", default="bf16", choices=KV_PRECISIONS, help="of cached keys and values")
     parser.add_argument("--latents-per-decode", type=int, default=3, choices=(1, 3))
     parser.add_argument("--vae-tiles", type=int, default=1, choices=(1, 2, 4))
     parser.add_argument(

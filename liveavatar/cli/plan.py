@@ -13,7 +13,7 @@ import sys
 from liveavatar.config import GIB, AppConfig
 from liveavatar.core.errors import Diagnosis, InputRejected
 from liveavatar.core.hardware import Machine
-from liveavatar.core.parallel import KvPrecision, Precision
+from liveavatar.core.parallel import KV_PRECISIONS, PRECISIONS
 from liveavatar.core.request import AUTO
 from liveavatar.monitoring.hardware import HardwareMonitor, HardwareSnapshot
 from liveavatar.monitoring.visible_cards import visible_cards
@@ -26,9 +26,6 @@ from liveavatar.planning.model_spec import MAX_STEPS
 from liveavatar.planning.parallelism import Wishes
 
 FITS, FITS_NOT, REJECTED = 0, 1, 2
-
-_PRECISIONS: tuple[Precision, ...] = ("bf16", "fp8")
-_KV_PRECISIONS: tuple[KvPrecision, ...] = ("bf16", "fp8", "int8")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -50,11 +47,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--steps", type=int, default=MAX_STEPS, choices=range(1, MAX_STEPS + 1), help="denoising steps"
     )
-    parser.add_argument("--precision", default=AUTO, choices=(AUTO, *_PRECISIONS), help="of the weights")
+    parser.add_argument("--precision", default=AUTO, choices=(AUTO, *PRECISIONS), help="of the weights")
     parser.add_argument(
         "--kv",
         default=AUTO,
-        choices=(AUTO, *_KV_PRECISIONS),
+        choices=(AUTO, *KV_PRECISIONS),
         help="of cached keys and values; int8: Hopper only",
     )
     parser.add_argument("--all", action="store_true", help="show every plan")

@@ -6,11 +6,13 @@ import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, get_args
 
 Precision = Literal["bf16", "fp8"]
 # Of the cached keys and values. fp8 only stores them in 8 bits; int8 also multiplies in 8 bits.
 KvPrecision = Literal["bf16", "fp8", "int8"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+KV_PRECISIONS: tuple[KvPrecision, ...] = get_args(KvPrecision)
 
 LATENTS_PER_BLOCK = 3
 MAX_STEPS = 4  # denoising steps the model was distilled for; fewer trade quality for speed

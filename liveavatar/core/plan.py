@@ -58,6 +58,10 @@ class ExecutionPlan:
     parallel: ParallelPlan | None = None
     precision: Precision = "bf16"
     kv_precision: KvPrecision = "bf16"
+    fixes_precision: bool = (
+        False  # the operator chose that of the weights: a lack of memory does not change it
+    )
+    fixes_kv_precision: bool = False  # and that of the caches
     offload: Offload = field(default_factory=Offload)
     latents_per_decode: int = 3  # latent frames decoded in one call; 1 needs less memory and more time
     vae_tiles: int = 1  # parts of the picture that the autoencoder works on in turn

@@ -139,12 +139,13 @@ def execution_plan(choice: Choice) -> ExecutionPlan:
     """Return the plan the engine carries out. Raises InputRejected when nothing fits."""
     best = choice.best
     if best is None:
-        closest = choice.candidates[0].details.reason if choice.candidates else "There is no graphics card."
+        reasons = [candidate.details.reason for candidate in choice.candidates[:1]]
+        reasons += [reason for _, reason in reversed(choice.ruled_out)]
         raise InputRejected(
             Diagnosis(
                 code="nothing_fits",
                 title=f"{choice.size} does not fit on {choice.machine.describe()}.",
-                cause=closest,
+                cause=reasons[0] if choice.machine.gpus and reasons else "There is no graphics card.",
                 remedy=_what_would_fit(choice),
             )
         )
@@ -176,7 +177,7 @@ def plan_sentences(candidate: Candidate) -> tuple[str, ...]:
         )
     if configuration.kv_precision == "fp8":
         sentences.append(
-            "Cached keys and values are kept in 8 bits because 16 do not fit; the picture may differ slightly."
+            "Cached keys and values are kept in 8 bits, which halves them; the picture may differ slightly."
         )
     if configuration.kv_precision == "int8":
         sentences.append(
@@ -230,7 +231,10 @@ def _largest_that_fits(
 
 
 def _what_would_fit(choice: Choice) -> str:
-    """Return what to do when nothing fits; a size is only named when it was found to fit."""
+    """Return what to do when nothing fits; only what was found to fit is named."""
+    left_open = dataclasses.replace(choice.wishes, precision=None, kv_precision=None)
+    if left_open != choice.wishes and reaches(choice.machine, choice.size, 0.0, left_open):
+        return "Leave the precision of weights and caches open, or choose the engine portrait."
     picture = _large_picture(choice.size)
     for tier in reversed(TIERS):
         name = "*".join(map(str, tier.landscape))

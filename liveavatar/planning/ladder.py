@@ -47,8 +47,10 @@ def encode_prompt_on_processor(plan: ExecutionPlan, picture: Picture) -> Executi
 
 
 def keep_caches_in_8_bits(plan: ExecutionPlan, picture: Picture) -> ExecutionPlan | None:
-    """Halve what keys and values take."""
-    return dataclasses.replace(plan, kv_precision="fp8") if plan.kv_precision == "bf16" else None
+    """Halve what keys and values take, unless the operator fixed their precision."""
+    if plan.kv_precision != "bf16" or plan.fixes_kv_precision:
+        return None
+    return dataclasses.replace(plan, kv_precision="fp8")
 
 
 def keep_caches_in_host_memory(plan: ExecutionPlan, picture: Picture) -> ExecutionPlan | None:
@@ -69,9 +71,14 @@ def make_smaller(plan: ExecutionPlan, picture: Picture) -> ExecutionPlan | None:
 
 
 def keep_weights_in_8_bits(plan: ExecutionPlan, picture: Picture) -> ExecutionPlan | None:
-    """Halve the weights. Those that stream from host memory, or are shared out, stay as they are."""
+    """Halve the weights. Those that stream from host memory or are shared out, or were fixed, stay as they are."""
     is_shared_out = plan.parallel is not None and plan.parallel.weights_sharded
-    if plan.precision == "fp8" or plan.offload.resident_blocks is not None or is_shared_out:
+    if (
+        plan.precision == "fp8"
+        or plan.fixes_precision
+        or plan.offload.resident_blocks is not None
+        or is_shared_out
+    ):
         return None
     return dataclasses.replace(plan, precision="fp8")
 

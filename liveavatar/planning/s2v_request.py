@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from liveavatar.core.errors import Diagnosis, InputRejected
 from liveavatar.core.hardware import GpuSpec, Machine
 from liveavatar.core.memory import GIB, gib_text
-from liveavatar.core.parallel import Offload, ParallelPlan
+from liveavatar.core.parallel import KvPrecision, Offload, ParallelPlan, Precision
 from liveavatar.core.plan import ExecutionPlan, ModelFiles
 from liveavatar.core.request import AUTO
 from liveavatar.core.sizes import STANDARD
@@ -27,6 +27,7 @@ AREA_BY_FREE_MEMORY = ((8 * GIB, 384 * 256), (12 * GIB, 688 * 368))
 
 _HOPPER = 9  # major compute capability of the cards that 8-bit attention is made for
 _NO_INT8_ATTENTION = "8-bit attention is made for Hopper cards (H100, H200) alone; 16 bits are used."
+_NO_8_BIT_WEIGHTS = "8-bit weights need cards that multiply in 8 bits; 16 bits are used."
 
 _NEARLY = 0.8  # as fast as the best
 _SAME_MODEL = 0.01  # of the parameters; the forecast is computed for one model
@@ -42,7 +43,8 @@ class S2vSetup:
     gpus: tuple[GpuSpec, ...] = ()
     host_bytes: int | None = None  # all of the machine's memory
     host_free_bytes: int | None = None
-    int8_attention: bool = False  # the operator wishes it where the cards can
+    precision: Precision | None = None  # what the operator fixed, of weights
+    kv_precision: KvPrecision | None = None  # and of caches
     avoided: frozenset[ParallelPlan] = frozenset()  # layouts that failed again and again; none of one card
     slots: Slots = ()  # of ranks on each machine; none: one for each card, all in one machine
     calibration: Calibration = NOTHING_MEASURED  # what videos measured here
@@ -64,14 +66,16 @@ def plan_s2v(
     """
     if setup.problem is not None:
         raise InputRejected(setup.problem)
-    if setup.files is None:
+    files = setup.files
+    if files is None:
         raise InputRejected(_NOT_SET_UP)
     num_steps = num_steps or MAX_STEPS
     if not setup.gpus and setup.num_parameters > LARGEST_FOR_PROCESSOR:
         raise InputRejected(_NO_CARD)
+    setup, refused = _without_what_cards_cannot(setup)
     if not setup.gpus or not is_forecast(setup.num_parameters):
-        return _without_forecast(setup, setup.files, size, picture, num_steps, pin_size)
-    asks_int8 = setup.int8_attention and all(gpu.compute_capability[0] == _HOPPER for gpu in setup.gpus)
+        plan = _without_forecast(setup, files, size, picture, num_steps, pin_size)
+        return dataclasses.replace(plan, decisions=plan.decisions + refused)
     choice = choose(
         Machine(gpus=setup.gpus, host_bytes=setup.host_bytes),
         size=size,
@@ -79,7 +83,8 @@ def plan_s2v(
         picture=picture,
         wishes=Wishes(
             num_steps=num_steps,
-            kv_precision="int8" if asks_int8 else None,
+            precision=setup.precision,
+            kv_precision=setup.kv_precision,
             abilities=_abilities(setup.avoided),
             slots=setup.slots,
         ),
@@ -98,9 +103,27 @@ def plan_s2v(
         f"The layout “{layout.describe()}” failed again and again: fewer cards are used."
         for layout in sorted(setup.avoided, key=ParallelPlan.describe)
     )
-    refused = (_NO_INT8_ATTENTION,) if setup.int8_attention and not asks_int8 else ()
     decisions = plan.decisions + why_smaller(choice) + refused + lost
-    return dataclasses.replace(plan, model=setup.files, decisions=decisions)
+    return _with_operators_choice(setup, dataclasses.replace(plan, model=files, decisions=decisions))
+
+
+def _without_what_cards_cannot(setup: S2vSetup) -> tuple[S2vSetup, tuple[str, ...]]:
+    """Return the setup without wishes that the cards do not know, and a sentence for each."""
+    refused: tuple[str, ...] = ()
+    if setup.precision == "fp8" and not (setup.gpus and all(gpu.fp8_flops for gpu in setup.gpus)):
+        setup, refused = dataclasses.replace(setup, precision=None), (_NO_8_BIT_WEIGHTS,)
+    is_hopper = [gpu.compute_capability[0] == _HOPPER for gpu in setup.gpus]
+    if setup.kv_precision == "int8" and not (is_hopper and all(is_hopper)):
+        setup, refused = dataclasses.replace(setup, kv_precision=None), (*refused, _NO_INT8_ATTENTION)
+    return setup, refused
+
+
+def _with_operators_choice(setup: S2vSetup, plan: ExecutionPlan) -> ExecutionPlan:
+    return dataclasses.replace(
+        plan,
+        fixes_precision=setup.precision is not None,
+        fixes_kv_precision=setup.kv_precision is not None,
+    )
 
 
 def _keeping_loaded(choice: Choice, setup: S2vSetup) -> Choice:
@@ -183,15 +206,18 @@ def _without_forecast(
             video_size = fitting
     if not setup.gpus:
         decisions.append("There is no graphics card: the s2v engine runs on the processor.")
-    return ExecutionPlan(
+    plan = ExecutionPlan(
         engine="s2v",
         width=video_size.width,
         height=video_size.height,
         decisions=tuple(decisions),
         model=files,
         parallel=ParallelPlan(step_split=(num_steps,)),
+        precision=setup.precision or "bf16",
+        kv_precision=setup.kv_precision or "bf16",
         offload=Offload(text_encoder=True),
     )
+    return _with_operators_choice(setup, plan)
 
 
 _NOT_SET_UP = Diagnosis(

@@ -67,7 +67,8 @@ def find_s2v(
         gpus=gpus,
         host_bytes=hardware.host_total_bytes,
         host_free_bytes=hardware.host_available_bytes,
-        int8_attention=config.int8_attention,
+        precision=config.precision,
+        kv_precision=config.kv,
         avoided=avoided,
         slots=(("", cluster.own_slots), *((machine.name, machine.slots) for machine in machines))
         if cluster

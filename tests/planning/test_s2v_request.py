@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from liveavatar.core.errors import InputRejected
 from liveavatar.core.hardware import GpuSpec, Machine
 from liveavatar.core.memory import GIB
-from liveavatar.core.parallel import ParallelPlan
+from liveavatar.core.parallel import KvPrecision, ParallelPlan
 from liveavatar.core.plan import ExecutionPlan, ModelFiles
 from liveavatar.planning import s2v_request
 from liveavatar.planning.choice import auto_sizes, choose, execution_plan, text_rank
+from liveavatar.planning.ladder import Ladder
 from liveavatar.planning.machine_text import parse_machine
 from liveavatar.planning.model_spec import TRANSFORMER_PARAMETERS, VideoSize
 from liveavatar.planning.parallelism import ENGINE, EVERYTHING
@@ -59,19 +60,50 @@ def test_only_what_the_engine_can_carry_out_is_planned() -> None:
 @pytest.mark.parametrize(
     ("name", "wished", "precision", "sentence"),
     [
-        ("H100", True, "int8", "Attention works in 8 bits"),
-        ("H100", False, "bf16", None),
-        ("B200", True, "bf16", "8-bit attention is made for Hopper cards"),
+        ("H100", "int8", "int8", "Attention works in 8 bits"),
+        ("H100", None, "bf16", None),
+        ("B200", "int8", "bf16", "8-bit attention is made for Hopper cards"),
     ],
 )
 def test_8_bit_attention_where_it_is_wished_for_and_possible(
-    name: str, wished: bool, precision: str, sentence: str | None
+    name: str, wished: KvPrecision | None, precision: str, sentence: str | None
 ) -> None:
-    cards = dataclasses.replace(setup(card(name)), int8_attention=wished)
+    cards = dataclasses.replace(setup(card(name)), kv_precision=wished)
     plan = plan_s2v(cards, size="384*256", picture=PICTURE)
     assert plan.kv_precision == precision
     told = [text for text in plan.decisions if "8-bit attention" in text or "in 8 bits" in text]
     assert (sentence in told[0] and len(told) == 1) if sentence else not told
+
+
+def test_what_the_operator_fixed_is_kept_whatever_it_costs() -> None:
+    free = plan_s2v(setup(card("H100")), size="720*400", picture=PICTURE)
+    assert free.precision == "fp8"
+    exact = dataclasses.replace(setup(card("H100")), precision="bf16", kv_precision="bf16")
+    plan = plan_s2v(exact, size="720*400", picture=PICTURE)
+    assert (plan.precision, plan.kv_precision) == ("bf16", "bf16")
+    assert plan.block_s is not None
+    assert free.block_s is not None
+    assert plan.block_s > free.block_s
+    way = Ladder(plan, PICTURE)
+    while way.climb_down():
+        assert (way.plan.precision, way.plan.kv_precision) == ("bf16", "bf16")
+
+
+def test_weights_in_8_bits_only_where_cards_multiply_in_them() -> None:
+    wish = dataclasses.replace(setup(card("A100-80G")), precision="fp8")
+    plan = plan_s2v(wish, size="384*256", picture=PICTURE)
+    assert (plan.precision, plan.fixes_precision) == ("bf16", False)
+    assert any("8-bit weights need cards" in sentence for sentence in plan.decisions)
+    tiny = dataclasses.replace(setup(), kv_precision="fp8")
+    assert plan_s2v(tiny, size="384*256", picture=PICTURE).kv_precision == "fp8"
+
+
+def test_a_fixed_precision_that_leaves_no_room_is_named() -> None:
+    narrow = dataclasses.replace(
+        setup(card("16")), precision="bf16", kv_precision="bf16", host_bytes=32 * GIB
+    )
+    with pytest.raises(InputRejected, match=r"does not fit.*Leave the precision of weights and caches open"):
+        plan_s2v(narrow, size="384*256", picture=PICTURE)
 
 
 def test_a_size_that_does_not_fit_shrinks_with_a_reason_and_pinned_is_refused() -> None:
