@@ -206,7 +206,8 @@ export class Stage {
       facts.push([words.frames(job.frames_done, job.num_frames), "detail"]);
     } else if (!job.active) facts.push(clock(job.frames_done / job.play_fps));
     if (job.size.includes("*")) facts.push([sizeText(job.size), job.active ? "detail" : ""]);
-    if (job.fps) facts.push([words.fps(Math.round(job.fps)), "detail"]);
+    // Beside a finished video's length and size, a bare rate would read as the rate it plays at.
+    if (job.fps) facts.push([(job.active ? words.fps : words.madeAt)(Math.round(job.fps)), "detail"]);
     const shown = facts.map((fact) => (Array.isArray(fact) ? fact : [fact, ""]));
     if (this.facts.dataset.shown === JSON.stringify(shown)) return;
     this.facts.dataset.shown = JSON.stringify(shown);

@@ -22,7 +22,9 @@ def bad_files(tmp_path: Path) -> dict[str, Path]:
     broken.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(200))
     Image.new("RGB", (8, 8)).save(tiny)
     soundfile.write(silence, np.zeros(16_000 * 2, np.int16), 16_000)
-    return {"broken": broken, "tiny": tiny, "silence": silence}
+    unreadable = tmp_path / "unreadable.wav"
+    unreadable.write_bytes(b"this is no sound" * 200)
+    return {"broken": broken, "tiny": tiny, "silence": silence, "unreadable": unreadable}
 
 
 def test_without_a_portrait_the_prompt_stays(paced: App, new_page: NewPage) -> None:
@@ -60,6 +62,25 @@ def test_a_silent_voice(paced: App, new_page: NewPage, portrait: Path, bad_files
     studio.give(portrait, bad_files["silence"])
     studio.generate()
     assert "silent" in studio.problem()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_voice_that_cannot_be_read(
+    paced: App, new_page: NewPage, portrait: Path, bad_files: dict[str, Path], scheme: str
+) -> None:
+    studio = new_page(paced, color_scheme=scheme).open()
+    studio.page.set_input_files("#studio-portrait input[type=file]", portrait)
+    studio.page.wait_for_selector("#studio-portrait .image-frame img")
+    studio.page.set_input_files("#studio-voice input[type=file]", bad_files["unreadable"])
+    player = studio.page.locator("#studio-voice .standard-player")
+    player.wait_for(timeout=5_000)
+    label, box = studio.page.locator("#studio-voice label").bounding_box(), player.bounding_box()
+    assert label is not None
+    assert box is not None
+    assert box["y"] >= label["y"] + label["height"], "the browser's own player leaves the label free"
+    assert (player.evaluate("a => getComputedStyle(a).colorScheme") == "dark") is (scheme == "dark")
+    studio.generate()
+    assert "cannot be read" in studio.problem()
 
 
 def test_a_film_dropped_on_the_voice_lends_its_sound(

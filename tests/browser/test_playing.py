@@ -33,6 +33,8 @@ def test_one_click_on_try_it_makes_and_plays_a_video(real: App, new_page: NewPag
     assert studio.audio_bytes() > 0
     studio.wait_for_state("finished")
     assert studio.job()["frames_done"] == studio.job()["num_frames"]
+    facts = studio.page.locator("#studio-stage .facts").inner_text()
+    assert "made at" in facts, "a bare rate would read as the rate at which the video plays"
     assert studio.page.locator("#studio-voice .component-wrapper").is_visible(), (
         "the voice is filled in as well"
     )
