@@ -1,13 +1,9 @@
-"""Exact bfloat16 attention for Hopper, in Gluon (Triton's language for explicit layouts and asynchronous hardware).
+"""Exact bfloat16 attention for Hopper (Gluon).
 
-One program attends 128 queries of one head to all keys. Its three groups of warps work side by side: a *producer*
-orders tiles of keys and values from memory, two *consumers* of 64 queries each use them. A ring of stages lies
-between; two barriers per stage and tensor say that it is filled and that it is free. Tiles come from the last to the
-first, because only the last one can be partly empty and costs a mask.
+Groups of warps and the ring of stages between them: hopper_ring.py.
 
 A consumer keeps the matrix unit busy while it computes a softmax: the product of the previous tile's probabilities
-with its values, added to the running output, runs beside the softmax of this tile. With `TAKE_TURNS` the consumers
-start their products alternately, so that one's products run beside the other's softmax.
+with its values, added to the running output, runs beside the softmax of this tile.
 
 Import only where Triton is installed. L queries, T keys, H heads, K channels of a head (128), D = H x K.
 """
@@ -22,11 +18,17 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
-QUERIES = gl.constexpr(64)  # of one consumer
-CONSUMERS = gl.constexpr(2)
-CHANNELS = gl.constexpr(128)
+from liveavatar.models.s2v.hopper_ring import (
+    CHANNELS,
+    CONSUMER_REGISTERS,
+    CONSUMERS,
+    PRODUCER_REGISTERS,
+    QUERIES,
+    QUERIES_OF_PROGRAM,
+    allocate_ring,
+)
+
 BYTES = gl.constexpr(2)  # of a bfloat16
-CONSUMER_REGISTERS, PRODUCER_REGISTERS = gl.constexpr(240), gl.constexpr(24)
 
 OUTPUT = gl.constexpr(gl.NVMMADistributedLayout([3, 0], [4, 1], [16, 128, 16]))
 ROWS = gl.constexpr(gl.SliceLayout(1, OUTPUT.value))
@@ -179,7 +181,7 @@ def _produce(descriptors, stages, tiles, KEYS: gl.constexpr, STAGES: gl.constexp
     q_tiles, k_tiles, v_tiles, q_filled, k_filled, k_free, v_filled, v_free, _turns = stages
     head, first_query, num_tiles, last_tile = tiles
     place = (num_tiles, last_tile, head * CHANNELS)
-    mbarrier.expect(q_filled, CONSUMERS * QUERIES * CHANNELS * BYTES)
+    mbarrier.expect(q_filled, QUERIES_OF_PROGRAM * CHANNELS * BYTES)
     for consumer in gl.static_range(CONSUMERS):
         row = first_query + consumer * QUERIES
         tma.async_copy_global_to_shared(q_desc, [row, head * CHANNELS], q_filled, q_tiles.index(consumer))
@@ -223,27 +225,9 @@ def attend_tiles(
         first_tile = part % num_parts * end_tile // num_parts
         end_tile = (part % num_parts + 1) * end_tile // num_parts
     head = query_tile // num_query_tiles
-    first_query = (query_tile % num_query_tiles) * (CONSUMERS * QUERIES)
+    first_query = (query_tile % num_query_tiles) * QUERIES_OF_PROGRAM
 
-    q_tiles = gl.allocate_shared_memory(gl.bfloat16, [CONSUMERS, QUERIES, CHANNELS], TILE_IN_MEMORY)
-    k_tiles = gl.allocate_shared_memory(gl.bfloat16, [STAGES, KEYS, CHANNELS], TILE_IN_MEMORY)
-    v_tiles = gl.allocate_shared_memory(gl.bfloat16, [STAGES, KEYS, CHANNELS], TILE_IN_MEMORY)
-    q_filled = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
-    k_filled = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-    k_free = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-    v_filled = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-    v_free = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-    turns = gl.allocate_shared_memory(gl.int64, [CONSUMERS, 1], mbarrier.MBarrierLayout())
-    mbarrier.init(q_filled, count=1)
-    for stage in gl.static_range(STAGES):
-        mbarrier.init(k_filled.index(stage), count=1)
-        mbarrier.init(v_filled.index(stage), count=1)
-        mbarrier.init(k_free.index(stage), count=CONSUMERS)
-        mbarrier.init(v_free.index(stage), count=CONSUMERS)
-    for consumer in gl.static_range(CONSUMERS):
-        mbarrier.init(turns.index(consumer), count=1)
-
-    stages = (q_tiles, k_tiles, v_tiles, q_filled, k_filled, k_free, v_filled, v_free, turns)
+    stages = allocate_ring(gl.bfloat16, gl.bfloat16, TILE_IN_MEMORY, KEYS, STAGES)
     tiles = (head, first_query, end_tile - first_tile, end_tile - 1)
     parts = (part, part_out_ptr, part_lse_ptr)
     gl.warp_specialize(

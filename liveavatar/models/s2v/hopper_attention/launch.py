@@ -14,13 +14,14 @@ from torch import Tensor
 from triton.errors import TritonError
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
+from liveavatar.models.s2v import hopper_ring
 from liveavatar.models.s2v.hopper_attention import attention_kernel as kernel
 from liveavatar.models.s2v.hopper_attention.combine_kernel import combine_parts
 from liveavatar.models.s2v.hopper_attention.split import Split, split_last_round
 
-_CHANNELS = kernel.CHANNELS.value
+_CHANNELS = hopper_ring.CHANNELS.value
 _ROWS_OF_COMBINING = 16
-_QUERIES_OF_PROGRAM = kernel.CONSUMERS.value * kernel.QUERIES.value
+_QUERIES_OF_PROGRAM = hopper_ring.QUERIES_OF_PROGRAM.value
 
 
 class Tiling(NamedTuple):
@@ -58,10 +59,10 @@ def _start(q_LHK: Tensor, k_THK: Tensor, v_THK: Tensor, out_LHK: Tensor, tiling:
     rows = num_split * split.num_parts * _QUERIES_OF_PROGRAM
     part_out, part_lse = (q_LHK.new_empty(rows, size, dtype=torch.float32) for size in (head_dim, 1))
     kernel.attend_tiles[(split.num_whole + num_split * split.num_parts,)](
-        _tiles_of(q_LHK, kernel.QUERIES.value),
+        _tiles_of(q_LHK, hopper_ring.QUERIES.value),
         _tiles_of(k_THK, tiling.keys),
         _tiles_of(v_THK, tiling.keys),
-        _tiles_of(out_LHK, kernel.QUERIES.value),
+        _tiles_of(out_LHK, hopper_ring.QUERIES.value),
         head_dim**-0.5 * math.log2(math.e),
         len(k_THK),
         num_query_tiles,

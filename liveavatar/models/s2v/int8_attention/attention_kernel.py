@@ -1,10 +1,6 @@
-"""The 8-bit attention for Hopper, in Gluon (Triton's language for explicit layouts and asynchronous hardware).
+"""The 8-bit attention for Hopper (Gluon).
 
-One program attends 128 queries of one head to all keys. Its three groups of warps work side by side: a *producer*
-orders tiles of 128 keys and values from memory, two *consumers* of 64 queries each use them. A ring of stages lies
-between; two barriers per stage and tensor say that it is filled and that it is free. Tiles come from the last to the
-first, because only the last one can be partly empty and costs a mask. Consumers may take turns at the matrix unit, so
-that one multiplies while the other has its softmax.
+Groups of warps and the ring of stages between them: hopper_ring.py.
 
 A consumer keeps the matrix unit busy while it computes a softmax: the product of the previous tile's probabilities
 with its values runs beside the softmax of this tile. The sums of a tile are added to the total outside the matrix
@@ -22,12 +18,18 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
-QUERIES = gl.constexpr(64)  # of one consumer
-CONSUMERS = gl.constexpr(2)
+from liveavatar.models.s2v.hopper_ring import (
+    CHANNELS,
+    CONSUMER_REGISTERS,
+    CONSUMERS,
+    PRODUCER_REGISTERS,
+    QUERIES,
+    QUERIES_OF_PROGRAM,
+    allocate_ring,
+)
+
 KEYS = gl.constexpr(128)  # of one tile
-CHANNELS = gl.constexpr(128)
 STAGES = gl.constexpr(3)
-CONSUMER_REGISTERS, PRODUCER_REGISTERS = gl.constexpr(240), gl.constexpr(24)
 
 LOGITS = gl.constexpr(
     gl.NVMMADistributedLayout([3, 0], [4, 1], [16, 128, 32])
@@ -179,7 +181,7 @@ def _produce(descriptors, stages, tiles, query_rows, cache_rows):
     q_desc, k_desc, v_desc = descriptors
     q_tiles, k_tiles, v_tiles, q_filled, k_filled, k_free, v_filled, v_free, _ = stages
     head, first_query, num_tiles = tiles
-    mbarrier.expect(q_filled, CONSUMERS * QUERIES * CHANNELS)
+    mbarrier.expect(q_filled, QUERIES_OF_PROGRAM * CHANNELS)
     for consumer in gl.static_range(CONSUMERS):
         first_row = head * query_rows + first_query + consumer * QUERIES
         tma.async_copy_global_to_shared(q_desc, [first_row, 0], q_filled, q_tiles.index(consumer))
@@ -218,28 +220,10 @@ def attend_tiles(
     """Attend 128 queries of one head. Programs of a head follow each other, so that its keys stay in the L2 cache."""
     program = gl.program_id(0)
     head = program // num_query_tiles
-    first_query = (program % num_query_tiles) * (CONSUMERS * QUERIES)
+    first_query = (program % num_query_tiles) * QUERIES_OF_PROGRAM
     num_tiles = (num_keys + KEYS - 1) // KEYS
 
-    q_tiles = gl.allocate_shared_memory(gl.int8, [CONSUMERS, QUERIES, CHANNELS], TILE_IN_MEMORY)
-    k_tiles = gl.allocate_shared_memory(gl.int8, [STAGES, KEYS, CHANNELS], TILE_IN_MEMORY)
-    v_tiles = gl.allocate_shared_memory(gl.float8e4nv, [STAGES, CHANNELS, KEYS], TILE_IN_MEMORY)
-    q_filled = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
-    k_filled = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-    k_free = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-    v_filled = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-    v_free = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-    turns = gl.allocate_shared_memory(gl.int64, [CONSUMERS, 1], mbarrier.MBarrierLayout())
-    mbarrier.init(q_filled, count=1)
-    for consumer in gl.static_range(CONSUMERS):
-        mbarrier.init(turns.index(consumer), count=1)
-    for stage in gl.static_range(STAGES):
-        mbarrier.init(k_filled.index(stage), count=1)
-        mbarrier.init(v_filled.index(stage), count=1)
-        mbarrier.init(k_free.index(stage), count=CONSUMERS)
-        mbarrier.init(v_free.index(stage), count=CONSUMERS)
-
-    stages = (q_tiles, k_tiles, v_tiles, q_filled, k_filled, k_free, v_filled, v_free, turns)
+    stages = allocate_ring(gl.int8, gl.float8e4nv, TILE_IN_MEMORY, KEYS, STAGES)
     tiles = (head, first_query, num_tiles)
     shape = (num_queries, query_rows, num_keys, num_heads)
     gl.warp_specialize(

@@ -12,6 +12,7 @@ import triton
 from torch import Tensor
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
+from liveavatar.models.s2v import hopper_ring
 from liveavatar.models.s2v.int8_attention import attention_kernel as kernel
 from liveavatar.models.s2v.int8_attention.arithmetic import INT8_MAX, TILE_KEYS, Quantized, hadamard
 from liveavatar.models.s2v.int8_attention.quantize_kernels import quantize_rows, quantize_values
@@ -24,7 +25,7 @@ _TOKENS, _HEADS_AT_ONCE, _REGISTERS = 8, 8, 168
 _ROWS_OF_VALUES = TILE_KEYS
 # Whether the consumers of the attention kernel take turns at the matrix unit; the benchmark measures both.
 TAKE_TURNS = False
-_QUERIES_OF_PROGRAM = kernel.CONSUMERS.value * kernel.QUERIES.value
+_QUERIES_OF_PROGRAM = hopper_ring.QUERIES_OF_PROGRAM.value
 
 
 def quantize_queries(
@@ -101,9 +102,9 @@ def attend(
     out_LHK = q.scale_HL.new_empty(num_queries, num_heads, head_dim, dtype=torch.bfloat16)
     with torch.cuda.device(k_HTK.device):
         kernel.attend_tiles[(num_heads * num_query_tiles,)](
-            _tiles_of(q.values_HLK.flatten(0, 1), kernel.QUERIES.value),
+            _tiles_of(q.values_HLK.flatten(0, 1), hopper_ring.QUERIES.value),
             _tiles_of(k_HTK.flatten(0, 1), kernel.KEYS.value),
-            _tiles_of(v_HKT.view(torch.float8_e4m3fn).flatten(0, 1), kernel.CHANNELS.value),
+            _tiles_of(v_HKT.view(torch.float8_e4m3fn).flatten(0, 1), hopper_ring.CHANNELS.value),
             out_LHK,
             q.scale_HL,
             value_scale_HK,
