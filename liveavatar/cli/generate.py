@@ -19,7 +19,7 @@ from typing import Any
 from tqdm import tqdm
 
 from liveavatar.config import AppConfig
-from liveavatar.core.errors import Diagnosis, InputRejected
+from liveavatar.core.errors import Diagnosis, InputRejected, LiveAvatarError
 from liveavatar.core.job import Job, JobState
 from liveavatar.core.plan import PlanChange
 from liveavatar.core.request import AUTO, ENGINES, FaceClicks, GenerationRequest
@@ -27,7 +27,9 @@ from liveavatar.core.sizes import SIZES
 from liveavatar.service.facade import Studio
 
 WHOLE, BROKEN, REJECTED, INTERRUPTED = 0, 1, 2, 130
+_SETTINGS = ("ckpt_dir", "lora_path", "nnodes", "rdzv_endpoint")  # options in place of the environment's
 _POLL_S = 0.1
+_MACHINES_S = 600.0  # for other machines to join
 
 
 def run(options: argparse.Namespace) -> int:
@@ -35,23 +37,35 @@ def run(options: argparse.Namespace) -> int:
     reporter = _JsonReporter() if options.json else _TerminalReporter()
     try:
         _check_target(options.out)
-        with tempfile.TemporaryDirectory(prefix="liveavatar-") as folder:
-            config = _config(options, Path(folder))
+        config = _config(options)
+        # Ranks on other machines read the portrait and the voice: these lie in the folder that they have in common.
+        base = config.data_dir if config.rdzv_endpoint else None
+        if base is not None:
+            base.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="liveavatar-", dir=base) as folder:
+            config = dataclasses.replace(config, data_dir=Path(folder))
             return _generate(config, _request(options), options.out, reporter)
-    except InputRejected as error:
+    except LiveAvatarError as error:
         reporter.failed(error.diagnosis, None)
         return REJECTED
     except KeyboardInterrupt:
         return INTERRUPTED
 
 
-def _config(options: argparse.Namespace, data_dir: Path) -> AppConfig:
-    config = dataclasses.replace(AppConfig.from_environment(), data_dir=data_dir)
-    return dataclasses.replace(
-        config,
-        ckpt_dir=options.ckpt_dir or config.ckpt_dir,
-        lora_path=options.lora_path or config.lora_path,
-    )
+def _config(options: argparse.Namespace) -> AppConfig:
+    given = {name: getattr(options, name) for name in _SETTINGS if getattr(options, name) is not None}
+    try:
+        config = dataclasses.replace(AppConfig.from_environment(), **given)
+    except ValueError as error:
+        raise InputRejected(
+            Diagnosis(
+                code="bad_setting",
+                title="The settings do not go together.",
+                cause=f"{error}.",
+                remedy="Change them.",
+            )
+        ) from error
+    return dataclasses.replace(config, token_file=config.token_file or config.data_dir / "cluster.token")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -78,6 +92,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--lora-path",
         type=Path,
         help="its liveavatar.safetensors, where that is not inside or beside the folder",
+    )
+    parser.add_argument(
+        "--nnodes",
+        type=int,
+        help="machines to wait for, this one included (default 1); see docs/multi-gpu.md",
+    )
+    parser.add_argument(
+        "--rdzv-endpoint", metavar="HOST:PORT", help="address of this machine where the others join"
     )
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same video")
     parser.add_argument(
@@ -137,6 +159,7 @@ def _generate(config: AppConfig, request: GenerationRequest, target: Path, repor
     studio = Studio(config)
     try:
         studio.start()
+        _wait_for_machines(studio)
         job = studio.submit(request)
         reporter.accepted(job)
         try:
@@ -147,6 +170,13 @@ def _generate(config: AppConfig, request: GenerationRequest, target: Path, repor
         return _deliver(studio, job, target, reporter)
     finally:
         studio.close()
+
+
+def _wait_for_machines(studio: Studio) -> None:
+    """Give the other machines time to join. Whether they must is for the request to be told."""
+    deadline = time.monotonic() + _MACHINES_S
+    while studio.num_missing_machines() and time.monotonic() < deadline:
+        time.sleep(_POLL_S)
 
 
 def _follow(studio: Studio, job: Job, reporter: _Reporter) -> Job:

@@ -217,6 +217,10 @@ class Studio:
         """Return what the machine has and how much is free."""
         return self._hardware.snapshot()
 
+    def num_missing_machines(self) -> int:
+        """Return how many machines are waited for before the s2v engine makes videos."""
+        return max(0, self.config.nnodes - 1 - len(self._supervisor.machines))
+
     def telemetry(self) -> tuple[Telemetry, ...]:
         """Return what the ranks of the engine reported last, none for an engine that measures nothing."""
         return self._runner.telemetry()

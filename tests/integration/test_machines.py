@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 import zmq
 
 from liveavatar import __version__
+from liveavatar.cli import main
 from liveavatar.config import AppConfig
 from liveavatar.core import wire
 from liveavatar.core.errors import InputRejected, LiveAvatarError
@@ -355,6 +357,62 @@ def test_missing_machines_are_named_and_the_built_in_engine_goes_on(
         assert (tmp_path / "cluster.token").exists()
     finally:
         studio.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "cause"),
+    [
+        (["--nnodes", "2"], "--rdzv-endpoint HOST:PORT"),
+        (["--rdzv-endpoint", "192.0.2.1:29400"], "Choose an address of this machine"),
+    ],
+)
+def test_machines_that_cannot_meet_are_told_to_who_makes_one_video(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    cause: str,
+) -> None:
+    monkeypatch.setenv("LIVEAVATAR_DATA_DIR", str(tmp_path))
+    command = ["generate", "--image", "a", "--audio", "b", "--out", str(tmp_path / "video.mp4")]
+    assert main([*command, *options]) == 2
+    assert cause in capsys.readouterr().err
+
+
+def test_making_one_video_waits_for_the_machines(
+    fake_config: AppConfig,
+    make_request: Callable[..., GenerationRequest],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As a script does it that starts this command on one machine and `join` on the others, in any order."""
+    request, endpoint = make_request(), f"127.0.0.1:{free_port()}"
+    monkeypatch.setenv("LIVEAVATAR_DATA_DIR", str(fake_config.data_dir))
+    token_file = fake_config.data_dir / "cluster.token"
+    made: list[int] = []
+    target = fake_config.data_dir / "video.mp4"
+    command = ["generate", "--image", request.image_path, "--audio", request.audio_path, "--out", str(target)]
+    command += ["--nnodes", "2", "--rdzv-endpoint", endpoint, "--whole-picture", "--json"]
+    thread = threading.Thread(target=lambda: made.append(main(command)))
+    fake_config.data_dir.mkdir(parents=True, exist_ok=True)
+    thread.start()
+    wait_until(token_file.exists)
+    time.sleep(1.5)  # in which it must not go on
+    assert "accepted" not in capsys.readouterr().out
+    agent = MachineAgent(
+        Endpoint.parse(endpoint),
+        ClusterKey.from_file(token_file),
+        fake_config.data_dir / "other",
+        module=fake_config.worker_module,
+        slots=1,
+    )
+    while thread.is_alive():
+        agent.step()
+    agent.close()
+    assert made == [0]
+    assert "accepted" in capsys.readouterr().out
+    assert target.exists()
+    assert not list(fake_config.data_dir.glob("liveavatar-*")), "nothing is left in the common folder"
 
 
 def test_address_of_another_machine_cannot_be_listened_at(tmp_path: Path) -> None:
