@@ -190,6 +190,7 @@ class ModeRun:
 
     def _report_steps(self, parts: Parts) -> None:
         """Time the denoising of blocks alone, waited for."""
+        give_back()
         plan, randomness = self._plan(), SeededRandomness(0)
         grid = TokenGrid(latent_height=plan.height // 8, latent_width=plan.width // 8)
         like = torch.empty(0, device=self._device, dtype=parts.transformer.compute_dtype)
@@ -231,13 +232,13 @@ def _card(memory_gb: str, device: torch.device) -> GpuSpec:
 
 
 def _configured(settings: str, num_steps: int) -> Configuration:
-    """Return what "precision=fp8,kv=fp8,resident=8,caches=host,latents=1,tiles=2" says; what is not said is plain."""
+    """Return what "precision=fp8,kv=fp8,steps=3,resident=8,caches=host,latents=1,tiles=2" says; else it is plain."""
     named = dict(setting.split("=") for setting in settings.split(","))
-    unknown = named.keys() - {"precision", "kv", "resident", "caches", "latents", "tiles"}
+    unknown = named.keys() - {"precision", "kv", "steps", "resident", "caches", "latents", "tiles"}
     if unknown:
         raise ValueError(f"unknown settings {', '.join(sorted(unknown))}")
     return Configuration(
-        parallel=ParallelPlan(step_split=(num_steps,)),
+        parallel=ParallelPlan(step_split=(int(named.get("steps", num_steps)),)),
         precision=named.get("precision", "bf16"),  # type: ignore[arg-type]
         kv_precision=named.get("kv", "bf16"),  # type: ignore[arg-type]
         offload=Offload(

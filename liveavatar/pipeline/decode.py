@@ -32,13 +32,14 @@ def decode_blocks(
     The published pipeline skips the first 3 pictures, and with them 120 ms between picture and sound; skip none to
     keep both together. `stream`: decode there, beside whatever makes the next block; None: in line with it.
     """
+    decoder = _Decoder(vae, latents_per_decode)
     with _after_current(stream, motion):
         # In the same pieces as later, so that one compiled graph serves all.
-        _, cache = vae.decode_next(motion[:, :, :1], None)
-        _, cache = _decode(vae, motion[:, :, 1:WARM_UP_LATENTS], cache, latents_per_decode)
+        decoder.decode(motion[:, :, :1])
+        decoder.decode(motion[:, :, 1:WARM_UP_LATENTS])
     for index, latents in enumerate(blocks):
         with _after_current(stream, latents):
-            pictures, cache = _decode(vae, latents[None], cache, latents_per_decode)
+            pictures = decoder.decode(latents[None])
         yield pictures[:, :, num_skipped_pictures if index == 0 else 0 :]
 
 
@@ -52,12 +53,17 @@ def _after_current(stream: torch.cuda.Stream | None, latents: Tensor) -> Iterato
         yield
 
 
-def _decode(
-    vae: StreamingVae, latents: Tensor, cache: VaeCache, latents_per_call: int
-) -> tuple[Tensor, VaeCache]:
-    """Decode a block, with less memory and more time when it goes in several calls."""
-    pieces = []
-    for part in torch.split(latents, latents_per_call, dim=2):
-        pictures, cache = vae.decode_next(part, cache)
-        pieces.append(pictures)
-    return (pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=2)), cache
+class _Decoder:
+    """The autoencoder and its memory of the stream. Nobody else holds that memory, so there are never more than two."""
+
+    def __init__(self, vae: StreamingVae, latents_per_call: int) -> None:
+        self._vae, self._latents_per_call = vae, latents_per_call
+        self._cache: VaeCache | None = None
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Return the pictures of the next latents; several calls take less memory and more time than one."""
+        pieces = []
+        for part in torch.split(latents, self._latents_per_call, dim=2):
+            pictures, self._cache = self._vae.decode_next(part, self._cache)
+            pieces.append(pictures)
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=2)

@@ -21,7 +21,7 @@ from liveavatar.models.tiled_vae import tiled
 from liveavatar.models.vae import StreamingVae
 
 _PROMPT_TOKENS = 128
-_VAE_WIDTH = {"full": 96, "tiny": 8}
+VAE_WIDTH = {"full": 96, "tiny": 8}  # of the first layer; 96 is the published one
 TRANSFORMERS: dict[str, dict[str, Any]] = {
     "full": S2V_14B,
     "tiny": S2V_14B
@@ -72,7 +72,7 @@ def random_parts(model: str, plan: ExecutionPlan, device: torch.device) -> Parts
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     torch.manual_seed(0)
     transformer = random_transformer(TRANSFORMERS[model], plan, device, dtype)
-    vae = random_vae(_VAE_WIDTH[model], device, dtype)
+    vae = random_vae(VAE_WIDTH[model], device, dtype)
     return Parts(
         transformer=transformer,
         vae=vae if plan.vae_tiles == 1 else tiled(vae, plan.vae_tiles),
