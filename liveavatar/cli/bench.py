@@ -12,11 +12,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from liveavatar.config import AppConfig
 from liveavatar.core.parallel import KV_PRECISIONS, PRECISIONS
+from liveavatar.monitoring.hardware import HardwareMonitor
 from liveavatar.planning.model_spec import MAX_STEPS, VideoSize
+from liveavatar.service.learning import RunCalibration
 
 if TYPE_CHECKING:
-    from liveavatar.engines.s2v.bench.run import BenchOptions
+    from liveavatar.engines.s2v.bench.run import BenchOptions, Measured
 
 MEASURED, CANNOT, REJECTED = 0, 1, 2
 
@@ -69,11 +72,22 @@ def run(options: argparse.Namespace) -> int:
 
     report = Report(options.out, _print_json if options.json else _print_stage)
     try:
-        run_bench(_bench_options(options, size), report)
+        measured = run_bench(_bench_options(options, size), report)
     except torch.OutOfMemoryError as error:
         sys.stderr.write(f"The graphics card's memory is too small for this: {error}\n")
         return CANNOT
+    if options.random_weights == "full":
+        report.add("learned", {"from_now_on": _learn(measured)})
     return MEASURED
+
+
+def _learn(measured: Measured) -> str:
+    """Teach the forecast of this machine; return what that changes."""
+    path = AppConfig.from_environment().data_dir / "calibration.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not RunCalibration(path).learn_bench(measured.plan, measured.telemetry, HardwareMonitor().snapshot()):
+        return "nothing: the window was never full, or the card is not known to the driver"
+    return f"plans for cards like this one count with what was measured ({path})"
 
 
 def _size(text: str) -> VideoSize:

@@ -1,20 +1,24 @@
-"""What finished videos teach the forecast: measured against planned, kept in calibration.json."""
+"""What finished videos and `bench` teach the forecast: measured against planned, kept in calibration.json."""
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import statistics
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from liveavatar.core.events import Telemetry
 from liveavatar.core.hardware import GpuSpec
 from liveavatar.core.memory import MemoryBudget
 from liveavatar.core.plan import ExecutionPlan
 from liveavatar.monitoring.hardware import HardwareSnapshot
 from liveavatar.planning.calibration import STEP_TIME, Calibration, load_calibration, save_calibration
+from liveavatar.planning.evaluation import Evaluator
+from liveavatar.planning.layouts import Configuration
 from liveavatar.planning.machine_text import spec_of_installed
-from liveavatar.planning.model_spec import WINDOW_BLOCKS
+from liveavatar.planning.model_spec import WINDOW_BLOCKS, VideoSize
 from liveavatar.service.measurements import RankPeaks
 
 log = logging.getLogger(__name__)
@@ -67,6 +71,19 @@ class RunCalibration:
         if calibration is not known:
             self._keep(calibration)
 
+    def learn_bench(
+        self, plan: ExecutionPlan, telemetry: Sequence[Telemetry], hardware: HardwareSnapshot
+    ) -> bool:
+        """Compare what `bench` measured on one card with the forecast for it; return whether anything was learned."""
+        if not telemetry or (gpu := _spec(telemetry[0].gpu, hardware)) is None:
+            return False
+        peaks = RankPeaks(gpu=telemetry[0].gpu)
+        for report in telemetry:
+            peaks.take(report)
+        before = self.calibration
+        self.learn(_with_forecast(plan, gpu, before), {0: peaks}, hardware)
+        return self.calibration is not before
+
     def _keep(self, calibration: Calibration) -> None:
         with self._lock:
             self._calibration = calibration
@@ -74,6 +91,25 @@ class RunCalibration:
             save_calibration(calibration, self._path)
         except OSError as error:  # it holds until the app ends
             log.warning("what the video measured could not be written to %s: %s", self._path, error)
+
+
+def _with_forecast(plan: ExecutionPlan, gpu: GpuSpec, calibration: Calibration) -> ExecutionPlan:
+    """Return a plan for one card with what the planner would say of it."""
+    assert plan.parallel is not None, "a plan for the s2v engine says how it is spread"
+    configuration = Configuration(
+        parallel=plan.parallel,
+        precision=plan.precision,
+        kv_precision=plan.kv_precision,
+        offload=plan.offload,
+        latents_per_decode=plan.latents_per_decode,
+        vae_tiles=plan.vae_tiles,
+    )
+    evaluator = Evaluator([gpu], None, VideoSize(plan.width, plan.height), calibration)
+    return dataclasses.replace(
+        plan,
+        budgets=evaluator.details(configuration).budgets,
+        block_s=evaluator.block_seconds(configuration),
+    )
 
 
 def _measurements(plan: ExecutionPlan, budget: MemoryBudget, rank: RankPeaks) -> Iterator[Measurement]:

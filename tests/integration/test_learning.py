@@ -9,15 +9,19 @@ from pathlib import Path
 import pytest
 
 from liveavatar.config import AppConfig
+from liveavatar.core.events import Telemetry
 from liveavatar.core.hardware import GpuSpec
+from liveavatar.core.hardware import Machine as HardwareMachine
 from liveavatar.core.job import JobState
-from liveavatar.core.memory import GIB, MemoryBudget
+from liveavatar.core.memory import GIB, MemoryBudget, MemoryItem
+from liveavatar.core.parallel import ParallelPlan
 from liveavatar.core.plan import ExecutionPlan, ModelFiles
 from liveavatar.core.request import GenerationRequest
 from liveavatar.monitoring.hardware import HardwareMonitor
 from liveavatar.planning.calibration import load_calibration
 from liveavatar.planning.machine_text import spec_of_installed
-from liveavatar.planning.model_spec import TRANSFORMER_PARAMETERS
+from liveavatar.planning.model_spec import TRANSFORMER_PARAMETERS, VideoSize
+from liveavatar.planning.parallelism import candidates
 from liveavatar.planning.s2v_request import S2vSetup, plan_s2v
 from liveavatar.service import facade
 from liveavatar.service.facade import Studio
@@ -139,3 +143,33 @@ def test_what_teaches_nothing(tmp_path: Path, told: RankPeaks) -> None:
 def test_a_disk_that_cannot_be_written_loses_nothing_but_the_file(tmp_path: Path) -> None:
     calibration = learn(tmp_path / "no folder" / "calibration.json", peaks())
     assert "weights" in factors(calibration)
+
+
+def test_bench_teaches_the_same(tmp_path: Path) -> None:
+    """Its plan is not the planner's: the forecast for it is made afterwards."""
+    path = tmp_path / "calibration.json"
+    machine = Machine(trace("one_gpu"))
+    machine.monitor.read()
+    bench_plan = ExecutionPlan(
+        engine="s2v", width=704, height=384, precision="fp8", parallel=ParallelPlan(step_split=(4,))
+    )
+    weights = MemoryItem(name="weights", num_bytes=17 * GIB, basis="measured")
+    reports = [
+        Telemetry(
+            rank=0, gpu="GPU-0", reserved_bytes=60 * GIB, peak_bytes=58 * GIB, items=(weights,), block_s=1.2
+        )
+        for _ in range(8)
+    ]
+    assert RunCalibration(path).learn_bench(bench_plan, reports, machine.look())
+    learned = load_calibration(path)
+    forecast = next(
+        each
+        for each in candidates(HardwareMachine(gpus=(H200,)), VideoSize(704, 384))
+        if each.configuration.describe() == "one card for all steps, fp8"
+    )
+    assert learned.memory_factors(H200)["weights"] == pytest.approx(
+        17 * GIB / weights_of(forecast.details.budgets[0])
+    )
+    assert learned.time_factor(H200) == pytest.approx(1.2 / forecast.block_seconds)
+    assert not RunCalibration(path).learn_bench(bench_plan, reports[:3], machine.look()), "no full window"
+    assert not RunCalibration(path).learn_bench(bench_plan, [], machine.look())

@@ -65,12 +65,14 @@ class MemoryPeaks:
     """What the engine said of its memory during a video."""
 
     def __init__(self) -> None:
+        self.reports: list[Telemetry] = []
         self.items: dict[str, int] = {}  # bytes by the names of the forecast
         self._peak = self._reserved = 0
         self._allocated: list[int] = []
 
     def take(self, report: Telemetry) -> None:
         """Take one report in."""
+        self.reports.append(report)
         for item in (*report.items, *report.momentary):
             self.items[item.name] = max(self.items.get(item.name, 0), item.num_bytes)
         self._peak = max(self._peak, report.peak_bytes)

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import torch
 
+from liveavatar.core.events import Telemetry
 from liveavatar.core.parallel import KvPrecision, Offload, ParallelPlan, Precision
 from liveavatar.core.plan import ExecutionPlan
 from liveavatar.engines.s2v.bench import measure
@@ -64,7 +65,15 @@ class Report:
             self._path.write_text(json.dumps(self.stages, indent=1) + "\n", encoding="utf-8")
 
 
-def run_bench(options: BenchOptions, report: Report) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What was carried out, and what the engine said of itself while it made the video."""
+
+    plan: ExecutionPlan
+    telemetry: list[Telemetry]
+
+
+def run_bench(options: BenchOptions, report: Report) -> Measured:
     """Measure everything on the first graphics card, or on the processor where there is none."""
     started = time.perf_counter()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -101,12 +110,12 @@ def run_bench(options: BenchOptions, report: Report) -> None:
     report.add("video", video | meter.stop())
     if peaks.items and options.model == "full":
         report.add("memory", _beside_forecast(peaks.items, options))
-    if bench.is_late():
-        return
-    report.add("stages", measure.measure_stages(bench))
+    if not bench.is_late():
+        report.add("stages", measure.measure_stages(bench))
     if options.profile and device.type == "cuda" and not bench.is_late():
         report.add("kernels", measure.kernel_profile(bench))
     engine.close()
+    return Measured(plan=plan, telemetry=peaks.reports)
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
