@@ -87,6 +87,30 @@ def iris_centre(picture: Picture, eye: EyePoints) -> NDArray[np.float64]:
     return np.array([(x * dark).sum(), (y * dark).sum()]) / dark.sum()
 
 
+@pytest.mark.parametrize("gaze_x", [0.2, -0.2])
+def test_the_iris_stays_round_in_a_glance(gaze_x: float) -> None:
+    image, points = drawn_face(900, 700, radius=220)
+    canvas = image.copy()
+    EyeRenderer(image, points).draw(canvas, FramePose(gaze_x=gaze_x))
+    for eye in points.eyes:
+        y0, y1 = int(eye.upper_lid[:, 1].min()) + 2, int(eye.lower_lid[:, 1].max()) - 2
+        area = canvas[y0:y1, int(eye.corner_left[0]) : int(eye.corner_right[0])].mean(axis=2)
+        rows = [np.flatnonzero(row < 110).mean() for row in area if np.count_nonzero(row < 110) > 8]
+        assert len(rows) > 20
+        assert np.ptp(rows) < 1.5, "all its rows move alike"
+
+
+def test_lids_keep_their_place_in_a_glance_up() -> None:
+    image, points = drawn_face(900, 700, radius=220)
+    canvas = image.copy()
+    EyeRenderer(image, points).draw(canvas, FramePose(gaze_y=-0.1))
+    for eye in points.eyes:
+        for corner in (eye.corner_left, eye.corner_right):
+            x, y = corner.round().astype(int)
+            around = np.s_[y - 6 : y + 7, x - 6 : x + 7]
+            assert np.abs(canvas[around].astype(int) - image[around]).max() < 12
+
+
 def test_raised_brows_move_up_and_lids_stay() -> None:
     image, canvas, points = drawn(FramePose(brow=0.2))
     for eye in points.eyes:

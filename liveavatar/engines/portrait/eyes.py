@@ -33,6 +33,7 @@ FOREHEAD_ABOVE = 1.1  # the forehead follows the brow over this height
 MAX_BROW = 0.22
 MAX_GAZE_X = 0.30
 MAX_GAZE_Y = 0.18  # as a share of the opening
+RIM_OF_LID = 0.04  # the upper lid's dark rim reaches this far below its edge
 LID_SHADOW = 0.25  # how much the lid darkens the eyeball just below it
 STILL = 1e-3  # smaller motions are not worth drawing
 
@@ -41,10 +42,25 @@ Pixel = TypeVar("Pixel", np.uint8, np.float32)
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Gaze:
+    """How a turning eyeball moves the pixels of the opening. Arrays are those pixels of the eye's region."""
+
+    where: tuple[slice, slice]  # the opening in the eye's region
+    u: Floats
+    v: Floats  # kept within the opening
+    across: Floats  # share of a turn to the side that each pixel follows, 0 .. 1
+    down: Floats  # and of one up or down
+    upper_curve: TabulatedCurve  # edges of the open lids, v of u; the upper one below its dark rim
+    lower_curve: TabulatedCurve
+    largest_y: float  # the largest turn up or down
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Eye:
     """One eye: its shape, how it follows the brow, and its lid painted shut."""
 
     shape: EyeShape
+    gaze: _Gaze
     brow_weight: Floats  # (rows, columns) of the eye's region: how far each pixel follows the brow, 0 .. 1
     brow_limit: float  # the largest raise that stretches without folding
     closed: ClosedLid
@@ -110,6 +126,7 @@ def _prepare(image_bgr: Picture, points: EyePoints) -> _Eye | None:
     )
     return _Eye(
         shape=shape,
+        gaze=_prepare_gaze(shape, upper_curve, lower_curve),
         brow_weight=_brow_weight(shape),
         brow_limit=min(MAX_BROW, 0.45 * brow_height),
         closed=paint_closed_lid(image_bgr[region.slices], shape),
@@ -125,23 +142,46 @@ def _brow_weight(eye: EyeShape) -> Floats:
     return np.asarray(rising * fading * sideways, np.float32)
 
 
+def _prepare_gaze(eye: EyeShape, upper_curve: TabulatedCurve, lower_curve: TabulatedCurve) -> _Gaze:
+    """Measure the opening, with the rim of the lower lid, in which the iris' edge lies."""
+    opening = np.maximum(eye.lower - eye.upper, 1e-3)
+    moves = (np.abs(eye.u) < 1) & (opening > 0.02) & (eye.v > eye.upper - 0.02) & (eye.v < eye.lower + 0.08)
+    moves[0, 0] |= not moves.any()  # an opening outside the picture: one pixel that stays
+    rows, columns = np.flatnonzero(moves.any(axis=1)), np.flatnonzero(moves.any(axis=0))
+    where = slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
+    depth = np.clip((eye.v - eye.upper) / opening, 0, 1)  # 0 at the upper lid, 1 at the lower
+    corner_fade = smoothstep(1 - np.abs(eye.u), 0.0, 0.65) * moves
+    lid_fade = smoothstep(eye.v, eye.upper - 0.02, eye.upper + 0.06)
+    lid_fade *= 1 - smoothstep(eye.v, eye.lower + 0.01, eye.lower + 0.08)
+    below_rim = TabulatedCurve(values=upper_curve.values + np.float32(RIM_OF_LID))
+    lower = lower_curve(eye.u)
+    return _Gaze(
+        where=where,
+        u=eye.u[where],
+        v=np.clip(eye.v, np.minimum(below_rim(eye.u), lower), lower)[where],
+        across=(corner_fade * lid_fade)[where],
+        down=(corner_fade * 4 * depth * (1 - depth))[where],
+        upper_curve=below_rim,
+        lower_curve=lower_curve,
+        largest_y=MAX_GAZE_Y * float(opening.max()),
+    )
+
+
 def _move_gaze_and_brow(eye: _Eye, patch: Picture, pose: FramePose) -> Picture:
     """Shift the iris within the opening, the brow with its skin, and the lower lid in a blink."""
     brow = float(np.clip(pose.brow, -0.5 * eye.brow_limit, eye.brow_limit))
     if max(abs(pose.gaze_x), abs(pose.gaze_y), abs(brow), pose.blink) < STILL:
         return patch.copy()
-    shape = eye.shape
-    opening = np.maximum(shape.lower - shape.upper, 1e-3)
-    depth = np.clip((shape.v - shape.upper) / opening, 0, 1)  # 0 at the upper lid, 1 at the lower
-    is_inside = (np.abs(shape.u) < 1) & (opening > 0.02)
-    lid_fade = np.where(is_inside, np.clip(5 * depth * (1 - depth), 0, 1), 0)
-    corner_fade = smoothstep(1 - np.abs(shape.u), 0.0, 0.65)
-    shift_u = float(np.clip(pose.gaze_x, -MAX_GAZE_X, MAX_GAZE_X)) * corner_fade * lid_fade
-    largest_y = MAX_GAZE_Y * float(opening.max())
-    gaze_y = float(np.clip(pose.gaze_y, -largest_y, largest_y))
-    shift_v = gaze_y * corner_fade * np.where(is_inside, 4 * depth * (1 - depth), 0)
-    shift_v = shift_v - brow * eye.brow_weight
-    return _shift(shape, patch, shift_u, shift_v)
+    gaze = eye.gaze
+    shift_u, shift_v = np.zeros_like(eye.shape.u), -brow * eye.brow_weight
+    turn_u = float(np.clip(pose.gaze_x, -MAX_GAZE_X, MAX_GAZE_X)) * gaze.across
+    turn_v = float(np.clip(pose.gaze_y, -gaze.largest_y, gaze.largest_y)) * gaze.down
+    # The lids do not move along: what would come from behind one comes from its edge instead.
+    upper, lower = gaze.upper_curve(gaze.u - turn_u), gaze.lower_curve(gaze.u - turn_u)
+    turn_v += gaze.v - np.clip(gaze.v, np.minimum(upper, lower), lower)
+    shift_u[gaze.where] = turn_u
+    shift_v[gaze.where] += turn_v
+    return _shift(eye.shape, patch, shift_u, shift_v)
 
 
 def _close_lid(eye: _Eye, patch: Picture, blink: float) -> Picture:
