@@ -11,13 +11,14 @@ from torch import Tensor
 
 from liveavatar.conditioning.reference import SinkLatents
 from liveavatar.core.parallel import KvPrecision
+from liveavatar.engines.s2v.meter import Meter
 from liveavatar.engines.s2v.rank_setup import Rank
 from liveavatar.models.s2v import S2VTransformer, TokenGrid
 from liveavatar.models.s2v.config import CLIP_BLOCKS
 from liveavatar.parallel.cache_offload import HostCaches
 from liveavatar.parallel.fsdp import in_step
 from liveavatar.pipeline.block_loop import Admit, KeptReference, denoise_blocks, noise_blocks
-from liveavatar.pipeline.denoise import BlockDenoiser, Denoiser
+from liveavatar.pipeline.denoise import BlockDenoiser
 from liveavatar.pipeline.layer_part import PartDenoiser
 from liveavatar.pipeline.message import BlockMessage
 from liveavatar.pipeline.randomness import Randomness
@@ -39,6 +40,7 @@ def clean_blocks(
     kv_precision: KvPrecision = "bf16",
     host_caches: HostCaches | None = None,
     goes_on: bool = False,
+    meter: Meter | None = None,
 ) -> Iterator[BlockMessage]:
     """Do this rank's share; on the rank that decodes, yield each block with its clean latents.
 
@@ -53,24 +55,29 @@ def clean_blocks(
 
     def denoise(messages: Iterable[BlockMessage]) -> Iterator[BlockMessage]:
         assert model is not None, "a rank with denoising steps has a part of the transformer"
-        return denoise_blocks(
+        denoiser = _denoiser(
+            rank,
+            model,
+            grid=grid,
+            text=text,
+            sink_distance=randomness.sink_distance,
+            num_steps=rank.plan.num_steps,
+            blocks_per_clip=blocks_per_clip,
+            kv_precision=kv_precision,
+            host_caches=host_caches,
+        )
+        done = denoise_blocks(
             messages,
-            _denoiser(
-                rank,
-                model,
-                grid=grid,
-                text=text,
-                sink_distance=randomness.sink_distance,
-                num_steps=rank.plan.num_steps,
-                blocks_per_clip=blocks_per_clip,
-                kv_precision=kv_precision,
-                host_caches=host_caches,
-            ),
+            denoiser,
             sink,
             KeptReference(sink.reference) if goes_on else rank.refresh(sink.reference),
             blocks_per_clip=blocks_per_clip,
             in_step=lambda: _in_step(rank, model),
         )
+        if meter is None:
+            return done
+        meter.note_resident(denoiser.kept_tensors)
+        return meter.watch(done, "activations")
 
     return run_rank(
         rank.plan,
@@ -88,7 +95,7 @@ def clean_blocks(
     )
 
 
-def _denoiser(rank: Rank, model: S2VTransformer, **settings: Any) -> Denoiser:
+def _denoiser(rank: Rank, model: S2VTransformer, **settings: Any) -> BlockDenoiser | PartDenoiser:
     stage = rank.place.stage
     assert stage is not None, "this rank denoises"
     if rank.plan.layer_parts == 1:

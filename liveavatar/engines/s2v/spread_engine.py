@@ -1,7 +1,7 @@
 """One rank of an engine that several ranks make up: it loads what its role needs and does its share of each video.
 
-Every rank runs `generate` for every video. The rank that decodes yields the events of the job; on the others the
-iterator yields nothing and ends when the job is over. Only rank 0 asks whether to stop.
+Every rank runs `generate` for every video. The rank that decodes yields the events of the job; the others yield what
+they measured when the job is over. Only rank 0 asks whether to stop.
 """
 
 from __future__ import annotations
@@ -125,6 +125,7 @@ class SpreadEngine:
             if not self._rank.place.decodes:
                 for _ in video.make():
                     pass  # the rank that decodes tells of changes
+                yield self._meter.report(is_block=False)
                 return
             yield _progress(request, "preparing", file)
             if loaded != plan:

@@ -148,6 +148,7 @@ class SpreadVideo:
             kv_precision=plan.kv_precision,
             host_caches=self._parts.host_caches if plan.offload.caches else None,
             goes_on=self._num_begun > 0,
+            meter=self._meter,
         )
         if not rank.place.decodes:
             for _ in self._uncompiled_where_new(finished):
@@ -166,7 +167,7 @@ class SpreadVideo:
             self._latents(finished),
             latents_per_decode=plan.latents_per_decode,
         )
-        return pictures_on_host(blocks)
+        return pictures_on_host(self._meter.watch(blocks, "decoder working memory"))
 
     def _latents(self, finished: Iterator[BlockMessage]) -> Iterator[Tensor]:
         """Yield the latents; where the number of steps changed, prepare to tell of it."""
