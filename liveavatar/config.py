@@ -104,6 +104,11 @@ class AppConfig:
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
 
+    @property
+    def is_for_this_machine_alone(self) -> bool:
+        """Whether nobody else reaches the page: only then it may be asked about folders of this machine."""
+        return self.host in ("127.0.0.1", "localhost", "::1") and not self.per_visitor
+
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> AppConfig:
         """Read the settings. Raises ValueError that names the variable when one cannot be understood."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 from PIL import Image, UnidentifiedImageError
 
-from liveavatar.core.errors import Diagnosis, LiveAvatarError
+from liveavatar.core.errors import Diagnosis, InputRejected, LiveAvatarError
 from liveavatar.core.job import Job
 from liveavatar.core.request import AUTO, FaceClicks, GenerationRequest
 from liveavatar.core.sizes import TIERS, size_for_picture
@@ -93,6 +93,18 @@ class Callbacks:
         portrait, voice = self.sample_files(choice)
         ticket = self.submit_from_page(portrait, voice, prompt, size, "", AUTO, 0, "", False, request)
         return portrait, voice, ticket
+
+    def use_model(self, ckpt_dir: str, lora_path: str) -> str:
+        """Use another model from the next video on; answer what is wrong with it, or that it is whole."""
+        try:
+            self._studio.model.choose(ckpt_dir, lora_path)
+        except InputRejected as rejection:
+            return rejection.diagnosis.sentence()
+        return (
+            "The model is whole. It is used from the next video on."
+            if ckpt_dir.strip()
+            else "No model is used."
+        )
 
     # ---- the API
 

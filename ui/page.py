@@ -82,7 +82,7 @@ def build_page(studio: Studio) -> gr.Blocks:
         _mount_point("studio-top")
         with gr.Row(elem_id="studio-main", equal_height=False):
             with gr.Column(elem_id="studio-inputs", min_width=320):
-                inputs = _input_column(samples)
+                inputs = _input_column(samples, studio, callbacks)
             with gr.Column(elem_id="studio-outputs", min_width=320):
                 for name in ("studio-stage", "studio-machine", "studio-videos"):
                     _mount_point(name)
@@ -122,7 +122,7 @@ def _mount_point(name: str) -> None:
     )
 
 
-def _input_column(samples: Samples) -> Inputs:
+def _input_column(samples: Samples, studio: Studio, callbacks: Callbacks) -> Inputs:
     word = translations(_tier_sizes())
     with gr.Column(elem_id="studio-fields"):
         portrait = _portrait_field(
@@ -191,6 +191,8 @@ def _input_column(samples: Samples) -> Inputs:
             seed = gr.Number(
                 0, label=word("seed"), info=word("seed_info"), precision=0, minimum=0, elem_id="studio-seed"
             )
+            if studio.config.is_for_this_machine_alone:
+                _model_fields(studio, callbacks)
     with gr.Column(elem_id="studio-submit"):
         _mount_point("studio-problem")
         generate = gr.Button(word("generate"), variant="primary", size="lg", elem_id="studio-generate")
@@ -205,6 +207,40 @@ def _input_column(samples: Samples) -> Inputs:
         steps=steps,
         seed=seed,
         generate=generate,
+    )
+
+
+def _model_fields(studio: Studio, callbacks: Callbacks) -> None:
+    """Let the operator name the s2v engine's model, where it was not named when the app started."""
+    word = translations(_tier_sizes())
+    model = studio.model
+    options: dict[str, Any] = {"interactive": not model.is_fixed, "max_lines": 1}
+    folder = gr.Textbox(
+        str(model.folders.ckpt_dir or ""),
+        label=word("ckpt_dir"),
+        info=word("ckpt_dir_fixed" if model.is_fixed else "ckpt_dir_info"),
+        placeholder="/models/Wan2.2-S2V-14B",
+        elem_id="studio-ckpt-dir",
+        **options,
+    )
+    lora = gr.Textbox(
+        str(model.folders.lora_path or ""),
+        label=word("lora_path"),
+        info=word("lora_path_info"),
+        elem_id="studio-lora-path",
+        **options,
+    )
+    if model.is_fixed:
+        return
+    use = gr.Button(word("use_model"), size="sm", elem_id="studio-use-model")
+    answer = gr.Markdown(elem_id="studio-model-answer")
+    use.click(
+        callbacks.use_model,
+        [folder, lora],
+        answer,
+        show_progress="hidden",
+        api_visibility="private",
+        queue=False,
     )
 
 

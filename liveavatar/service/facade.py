@@ -30,6 +30,7 @@ from liveavatar.service.gauge import CardGauge, card_gauges
 from liveavatar.service.job_store import JobStore
 from liveavatar.service.learning import RunCalibration
 from liveavatar.service.media_log import MediaSlice, read_slice
+from liveavatar.service.model_choice import ModelChoice
 from liveavatar.service.outputs import Outputs
 from liveavatar.service.runner import EngineStatus, JobRunner
 from liveavatar.service.s2v_setup import find_s2v
@@ -55,6 +56,7 @@ class Studio:
         self._store = JobStore(config.data_dir / "jobs.sqlite3")
         self._recover()
         self._failed_layouts = FailedLayouts()
+        self.model = ModelChoice(config)
         self._size_forecasts = SizeForecasts(self._find_s2v)
         self._learned = RunCalibration(config.data_dir / "calibration.json")
         self._supervisor = EngineSupervisor(
@@ -262,7 +264,8 @@ class Studio:
         return plan_request(engine=AUTO, size=AUTO, picture_width=width, picture_height=height, s2v=s2v)
 
     def _find_s2v(self) -> S2vSetup:
-        found = find_s2v(self.config, self.hardware(), self._failed_layouts.avoided(), self._cluster)
+        config = dataclasses.replace(self.config, **vars(self.model.folders))
+        found = find_s2v(config, self.hardware(), self._failed_layouts.avoided(), self._cluster)
         return dataclasses.replace(
             found, calibration=self._learned.calibration, loaded=self._supervisor.loaded_plan
         )

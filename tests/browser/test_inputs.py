@@ -121,3 +121,18 @@ def test_the_size_cards_follow_the_portraits_shape(paced: App, new_page: NewPage
     assert "720×400" in cards.inner_text()
     studio.page.set_input_files("#studio-portrait input[type=file]", upright)
     cards.locator("text=400×720").wait_for(timeout=5_000)
+
+
+def test_the_model_of_the_s2v_engine_is_named_and_checked(
+    paced: App, new_page: NewPage, tmp_path: Path
+) -> None:
+    from playwright.sync_api import expect
+
+    page = new_page(paced).open().page
+    page.click("#studio-more button")
+    page.fill("#studio-ckpt-dir textarea, #studio-ckpt-dir input", str(tmp_path))
+    page.click("#studio-use-model")
+    expect(page.locator("#studio-model-answer")).to_contain_text("is not a checkpoint folder")
+    page.fill("#studio-ckpt-dir textarea, #studio-ckpt-dir input", "")
+    page.click("#studio-use-model")
+    expect(page.locator("#studio-model-answer")).to_contain_text("No model is used.")
