@@ -9,6 +9,8 @@ import pytest
 from liveavatar.engines.portrait.geometry import Floats, Picture
 from liveavatar.engines.portrait.motion import MOUTH_CHANNELS
 from liveavatar.engines.portrait.mouth import MouthRenderer
+from liveavatar.engines.portrait.mouth_folds import MouthFolds
+from liveavatar.engines.portrait.mouth_shape import MouthColumns, MouthCommand, shape_mouth
 from tests.portrait.painted_mouth import PaintedMouth, lip_gap_px, mouth_width_px, paint_mouth
 
 
@@ -163,3 +165,17 @@ def test_wrong_inputs_are_refused() -> None:
         renderer.draw(mouth.picture.astype(np.float32), mouth_vector())
     with pytest.raises(ValueError, match="shape"):
         renderer.draw(mouth.picture.copy(), np.zeros(7, np.float32))
+
+
+def test_the_folds_of_a_smile_keep_off_the_mouth_corners() -> None:
+    mouth = paint_mouth()
+    u, v = np.linspace(-2, 2, 161, dtype=np.float32), np.linspace(-1, 1, 81, dtype=np.float32)
+    renderer = renderer_of(mouth)
+    command = MouthCommand.from_channels(mouth_vector(), smile=1.0)
+    columns = MouthColumns.sample(renderer.anatomy, u)
+    folds = MouthFolds(renderer.anatomy, u, v)
+    shade = folds.shade(shape_mouth(renderer.anatomy, columns, command), command)
+    assert shade is not None
+    corner = (np.abs(np.abs(u) - 1.0) < 0.06)[None, :] & (np.abs(v) < 0.04)[:, None]
+    assert shade.max() > 0.05, "there are folds"
+    assert shade[corner].max() < 0.15 * shade.max(), "across the corner a fold looks like dirt"

@@ -13,10 +13,10 @@ from liveavatar.engines.portrait.mouth_anatomy import MouthAnatomy
 from liveavatar.engines.portrait.mouth_shape import MouthCommand, MouthShape
 
 # Deepest shade, as a part of the skin's brightness. More looks like dirt on smooth skin.
-NASOLABIAL_SMILE, NASOLABIAL_WIDE, MENTOLABIAL_JAW = 0.13, 0.07, 0.06
-NOSE_WING, FOLD_END = 0.62, 1.32  # |u| of the upper and lower end of the nasolabial fold
+NASOLABIAL_SMILE, NASOLABIAL_WIDE, MENTOLABIAL_JAW = 0.11, 0.06, 0.06
+NOSE_WING, FOLD_END = 0.66, 1.50  # |u| of the upper and lower end of the nasolabial fold
 FOLD_END_LEVEL = 0.12  # v of its lower end, just outside and below the mouth corner
-FOLD_WIDTH = 0.11
+FOLD_WIDTH = 0.17
 CHIN_FOLD_WIDTH, CHIN_FOLD_HALF_LENGTH = 0.15, 0.75
 HIDDEN_CHEEK_REACH, OPEN_CHEEK_REACH = (
     1.35,
