@@ -22,6 +22,7 @@ class Recording:
         self._store = store
         self.media_log: MediaLog | None = None
         self._started = self._recorded_at = time.monotonic()
+        self._first_frame = 0
         self._latest: Progress | None = None
         self.write_error: OSError | None = None
 
@@ -42,7 +43,8 @@ class Recording:
                 self._store.set_size_made(self._job_id, event.plan.size)
         elif isinstance(event, Progress):
             if event.stage == "preparing":
-                self._started = time.monotonic()  # the speed shown is that of making pictures
+                # The speed shown is that of making pictures, after a new start those that were missing.
+                self._started, self._first_frame = time.monotonic(), event.frames_done
             self._latest = event
             if time.monotonic() - self._recorded_at >= _PROGRESS_S:
                 self.flush()
@@ -51,5 +53,6 @@ class Recording:
         """Record the latest progress."""
         if self._latest is not None:
             self._recorded_at = time.monotonic()
-            fps = self._latest.frames_done / max(self._recorded_at - self._started, 1e-3)
+            num_made = self._latest.frames_done - self._first_frame
+            fps = num_made / max(self._recorded_at - self._started, 1e-3)
             self._store.set_progress(self._job_id, frames_done=self._latest.frames_done, fps=round(fps, 1))
