@@ -14,6 +14,7 @@ from liveavatar.core.plan import FPS
 from liveavatar.monitoring.hardware import HardwareSnapshot
 from liveavatar.monitoring.readings import LinkLoad
 from liveavatar.monitoring.remarks import Remark
+from liveavatar.planning.model_spec import PICTURES_PER_BLOCK
 from liveavatar.service.gauge import CardGauge, fit_warnings
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ def _remark_json(remark: Remark) -> Json:
 
 
 def engine_json(studio: Studio) -> Json:
-    """Return how the engine is."""
+    """Return how the engine is. `block_s`: what the slowest rank took last; `block_target_s` would be real time."""
     status = studio.engine_status()
     blocks = [report.block_s for report in studio.telemetry() if report.block_s is not None]
     return {
@@ -142,6 +143,7 @@ def engine_json(studio: Studio) -> Json:
         "rss_bytes": status.rss_bytes,
         "loading": status.loading,
         "block_s": max(blocks, default=None),
+        "block_target_s": PICTURES_PER_BLOCK / FPS,
         "diagnosis": diagnosis_json(status.diagnosis),
     }
 

@@ -105,6 +105,7 @@ const english = {
   cores: (n) => (n === 1 ? "1 core" : `${n} cores`),
   engineUses: (gb) => `engine uses ${gb} GB`,
   busy: (percent) => `${percent} % busy`,
+  blockTime: (seconds, target) => `a block takes ${seconds.toFixed(2)} s (${target.toFixed(2)} s is real time)`,
   usage: (percent, celsius, watts, link) => [
     percent != null && `${percent} % busy`,
     celsius != null && `${celsius} °C`,
@@ -238,6 +239,7 @@ const chinese = {
   cores: (n) => `${n} 核`,
   engineUses: (gb) => `引擎占用 ${gb} GB`,
   busy: (percent) => `占用 ${percent} %`,
+  blockTime: (seconds, target) => `每块 ${seconds.toFixed(2)} 秒（${target.toFixed(2)} 秒为实时）`,
   usage: (percent, celsius, watts, link) => [
     percent != null && `占用 ${percent} %`,
     celsius != null && `${celsius} °C`,

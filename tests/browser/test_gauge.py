@@ -131,3 +131,15 @@ def test_size_cards_say_what_fits(paced: App, new_page: NewPage) -> None:
         "title", re.compile(r"About 7\.8 pictures per second are expected")
     )
     expect(shown.studio.page.locator("#studio-machine .la-tag")).to_have_text("Room for up to 384×256")
+
+
+def test_the_time_of_a_block_stands_beside_its_target(paced: App, new_page: NewPage) -> None:
+    from playwright.sync_api import expect
+
+    studio = new_page(paced)
+    shown = Shown(studio)
+    engine = {"state": "busy", "name": "s2v", "rss_bytes": 0, "loading": None, "diagnosis": None}
+    shown.more = {"engine": {**engine, "block_s": 0.739, "block_target_s": 0.48}}
+    panel = shown.show(Machine(trace("one_gpu")).play(until_s=1))
+    told = re.compile(r"a block takes 0\.74 s \(0\.48 s is real time\)".replace(" ", r"\s"))
+    expect(panel).to_contain_text(told)

@@ -121,6 +121,51 @@ def test_nothing_but_memory_is_known() -> None:
     assert [gpu.name for gpu in snapshot.gpus] == ["graphics card"] * 5
 
 
+NVML_CALLS = sorted(name for name in vars(ReplayedNvml) if name.startswith("nvml"))
+ERRORS = [
+    pynvml.NVML_ERROR_NOT_SUPPORTED,
+    pynvml.NVML_ERROR_NO_PERMISSION,
+    pynvml.NVML_ERROR_FUNCTION_NOT_FOUND,
+    pynvml.NVML_ERROR_GPU_IS_LOST,
+    pynvml.NVML_ERROR_UNKNOWN,
+]
+
+
+@pytest.mark.parametrize("error", ERRORS)
+@pytest.mark.parametrize("call", NVML_CALLS)
+@pytest.mark.parametrize("fails_at_s", [0.0, 5.0], ids=["from the start", "in mid-run"])
+def test_any_call_may_fail(call: str, error: int, fails_at_s: float) -> None:
+    """Whatever the driver refuses, the page is told of the cards, or why there are none."""
+    machine = Machine(trace("one_gpu"))
+    if fails_at_s:
+        machine.play(until_s=fails_at_s)
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise pynvml.NVMLError(error)
+
+    setattr(machine.nvml, call, refuse)
+    snapshot = machine.play(until_s=fails_at_s + 10)
+    assert snapshot.gpus or snapshot.problem or snapshot.unknowns
+    assert snapshot.host_total_bytes > 0
+    assert "None" not in metrics_text(snapshot)
+    assert not any("None" in remark.text for remark in (*snapshot.warnings, *snapshot.unknowns))
+
+
+def test_a_card_that_does_not_say_how_much_memory_it_has() -> None:
+    """As chips do that share the machine's memory."""
+    machine = Machine(trace("one_gpu"))
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+
+    machine.nvml.nvmlDeviceGetMemoryInfo = refuse  # type: ignore[assignment]
+    snapshot = machine.play(until_s=1)
+    assert not snapshot.gpus
+    assert [remark.text for remark in snapshot.unknowns] == [
+        "GPU 1 (NVIDIA H200) does not say how much memory it has."
+    ]
+
+
 def test_containers_that_hide_programs() -> None:
     reading = trace("five_gpus")[0]
     hidden = replace(reading, gpus=tuple(replace(gpu, processes=()) for gpu in reading.gpus))
