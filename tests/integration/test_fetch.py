@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -25,10 +25,15 @@ def hub(tmp_path: Path) -> Iterator[ModelHub]:
     hub.close()
 
 
-def fetch(folder: Path, address: str) -> subprocess.CompletedProcess[str]:
+_MAIN = "from liveavatar.cli import main; sys.exit(main(sys.argv[1:]))"
+
+
+def fetch(
+    folder: Path, address: str, *, start: Sequence[str] = ("-m", "liveavatar")
+) -> subprocess.CompletedProcess[str]:
     settings = {"HF_ENDPOINT": address, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(folder.parent / "hub")}
     return subprocess.run(
-        [sys.executable, "-m", "liveavatar", "fetch", "--to", str(folder)],
+        [sys.executable, *start, "fetch", "--to", str(folder)],
         env=os.environ | settings,
         capture_output=True,
         text=True,
@@ -41,6 +46,7 @@ def test_the_model_is_fetched_once_and_checked(hub: ModelHub, tmp_path: Path) ->
     folder = tmp_path / "models"
     first = fetch(folder, hub.address)
     assert first.returncode == 0, first.stderr
+    assert "100%|" in first.stderr, "a progress bar is drawn"
     assert f"--ckpt-dir {folder / CHECKPOINT_FOLDER}" in first.stdout
     assert not (folder / CHECKPOINT_FOLDER / "demo.mp4").exists()
     sent = hub.sent
@@ -54,6 +60,14 @@ def test_without_a_network_it_says_so(tmp_path: Path) -> None:
     assert answer.stderr.startswith("The model could not be downloaded.")
     assert "goes on where it stopped" in answer.stderr
     assert "Traceback" not in answer.stderr
+
+
+def test_a_disk_without_room_is_told_before_anything_is_fetched(hub: ModelHub, tmp_path: Path) -> None:
+    full_disk = "import shutil, sys; shutil.disk_usage = lambda _: type('Usage', (), {'free': 0}); "
+    answer = fetch(tmp_path / "models", hub.address, start=["-c", full_disk + _MAIN])
+    assert answer.returncode == 1
+    assert answer.stderr.splitlines()[-1].startswith("The disk has too little room for the model.")
+    assert hub.sent == 0
 
 
 def test_one_file_of_speech_weights_is_enough() -> None:

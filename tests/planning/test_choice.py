@@ -274,12 +274,27 @@ def test_the_quick_question_has_the_same_answer(
     assert reaches(machine, size, fps, wish) == (fastest >= fps)
 
 
-@pytest.mark.parametrize("text", ["64x4090", "16xA10+16x4090+16xL40S+16xH100", "5x24", "8x8"])
-def test_any_machine_is_answered_with_little_work(text: str) -> None:
-    """Time belongs to benchmarks; the number of forecasts and layouts does not depend on the machine's load."""
+def _forecasts_of_a_plan(machine: Machine) -> int:
+    """Return how many ranks and layouts are computed for the answer of the plan command, with nothing remembered."""
     caches = (memory_model.forecast_bytes, layouts.rank_groups)
     for cache in caches:
         cache.cache_clear()
-    advise(choose(parse_machine(text), wishes=ANYTHING, min_fps=DEFAULT_MIN_FPS))
-    for cache in caches:
-        assert cache.cache_info().misses < 12_000
+    advise(choose(machine, wishes=ANYTHING, min_fps=DEFAULT_MIN_FPS))
+    return max(cache.cache_info().misses for cache in caches)
+
+
+# Time belongs to benchmarks.plan_speed; how much is computed does not depend on how busy the machine is.
+# So many take about 300 ms on one core of a server.
+_AFFORDABLE = 8_000
+
+
+@pytest.mark.parametrize("text", ["64x4090", "16xA10+16x4090+16xL40S+16xH100", "5x24", "8x8"])
+def test_any_machine_is_answered_with_little_work(text: str) -> None:
+    assert _forecasts_of_a_plan(parse_machine(text)) < _AFFORDABLE
+
+
+@settings(max_examples=15, deadline=None, derandomize=True, database=None)
+@given(kinds=st.lists(st.tuples(st.integers(1, 16), gpus()), min_size=1, max_size=4))
+def test_so_is_a_machine_nobody_thought_of(kinds: list[tuple[int, GpuSpec]]) -> None:
+    cards = tuple(gpu for count, gpu in kinds for _ in range(count))
+    assert _forecasts_of_a_plan(Machine(gpus=cards)) < _AFFORDABLE
