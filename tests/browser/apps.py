@@ -10,9 +10,10 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -31,10 +32,14 @@ class App:
 
 
 @contextlib.contextmanager
-def real_app(data_dir: Path, *, port: int | None = None) -> Iterator[App]:
-    """Run `python app.py` with the real engine."""
+def real_app(
+    data_dir: Path, *, port: int | None = None, settings: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[App]:
+    """Run `python app.py` with the real engines; `settings` are environment variables."""
     port = port or _free_port()
-    environment = os.environ | {"LIVEAVATAR_DATA_DIR": str(data_dir), "GRADIO_SERVER_PORT": str(port)}
+    environment = (
+        os.environ | settings | {"LIVEAVATAR_DATA_DIR": str(data_dir), "GRADIO_SERVER_PORT": str(port)}
+    )
     with _running([sys.executable, "app.py"], environment, port):
         yield App(url=f"http://127.0.0.1:{port}", data_dir=data_dir)
 
