@@ -74,9 +74,9 @@ def load_transformer(
         model = S2VTransformer.from_config(S2VTransformer.load_config(folder))
     if fp8 is not None:
         quantize_linears(model, fp8)
-    whole = set(_tensor_names(model))
+    whole = set(tensor_names(model))
     slices = take_share(model) if take_share else {}
-    expected = dict.fromkeys(_tensor_names(model))
+    expected = dict.fromkeys(tensor_names(model))
     unknown = []
     for name, stored in _checkpoint_tensors(folder, device):
         if name not in whole:
@@ -90,7 +90,7 @@ def load_transformer(
         part = slices.get(name)
         tensor = stored[part.index] if part else stored[:]
         merged = (lora.apply(name, tensor, part) if lora else tensor).to(dtype)
-        _place(model, name, merged, CPU if _block_of(name) in host_blocks else device)
+        place_tensor(model, name, merged, CPU if _block_of(name) in host_blocks else device)
     if expected or unknown:
         raise _wrong_tensors(folder, missing=list(expected), unknown=unknown)
     receipt = lora.finish() if lora else None
@@ -114,12 +114,13 @@ def _checkpoint_tensors(folder: Path, device: torch.device) -> Iterator[tuple[st
                 yield name, shard.get_slice(name)
 
 
-def _tensor_names(model: nn.Module) -> list[str]:
+def tensor_names(model: nn.Module) -> list[str]:
     """Return the checkpoint's names: those of the model, less the scales it computes itself."""
     return [name for name in model.state_dict() if not name.endswith(".weight_scale")]
 
 
-def _place(model: nn.Module, name: str, tensor: Tensor, device: torch.device) -> None:
+def place_tensor(model: nn.Module, name: str, tensor: Tensor, device: torch.device) -> None:
+    """Give a model without weights one of its tensors, quantised where the layer wants it."""
     module_name, _, tensor_name = name.rpartition(".")
     module = model.get_submodule(module_name)
     if not isinstance(module, Fp8Linear):

@@ -1,4 +1,4 @@
-"""Five processes that become the ranks of one plan after another."""
+"""A few processes that become the ranks of one plan after another."""
 
 from __future__ import annotations
 
@@ -12,15 +12,18 @@ from multiprocessing.connection import Connection, wait
 from types import TracebackType
 from typing import Any
 
-MAX_RANKS = 5
 _ANSWER_S = 200.0  # seconds on an idle machine; a rank that hangs reports its own deadline before
 
 
 class RankPool:
     """Calls a function on some ranks at a time; use as a context manager.
 
-    Processes are forked from one that has imported torch once.
+    Processes are forked from one that has imported torch, and what else is named, once.
     """
+
+    def __init__(self, num_processes: int, *, imports: str, answer_s: float = _ANSWER_S) -> None:
+        """`imports` names a module. `answer_s`, which may be changed between calls: how long ranks may take."""
+        self._num_processes, self._imports, self.answer_s = num_processes, imports, answer_s
 
     def __enter__(self) -> RankPool:
         self._start()
@@ -33,8 +36,8 @@ class RankPool:
 
     def _start(self) -> None:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["tests.parallel.plan_run"])
-        pipes = [context.Pipe() for _ in range(MAX_RANKS)]
+        context.set_forkserver_preload([self._imports])
+        pipes = [context.Pipe() for _ in range(self._num_processes)]
         self._connections = [ours for ours, _ in pipes]
         self._processes = [context.Process(target=_serve, args=(theirs,), daemon=True) for _, theirs in pipes]
         for process in self._processes:
@@ -60,20 +63,20 @@ class RankPool:
 
     def _call(self, function: Callable[..., Any], num_ranks: int, arguments: dict[str, Any]) -> list[Any]:
         port = _free_port()
-        connections = self._connections[:num_ranks]
+        connections: list[Connection] = self._connections[:num_ranks]
         for rank, connection in enumerate(connections):
             connection.send((function, rank, num_ranks, port, arguments))
         answers: dict[int, Any] = {}
         while len(answers) < num_ranks:
             open_connections = [c for rank, c in enumerate(connections) if rank not in answers]
-            ready = wait(open_connections, timeout=_ANSWER_S)
-            assert ready, f"only ranks {sorted(answers)} of {num_ranks} answered within {_ANSWER_S:.0f} s"
-            for connection in ready:
-                assert isinstance(connection, Connection), "only connections are waited for"
-                is_fine, answer = pickle.loads(connection.recv())
+            ready = wait(open_connections, timeout=self.answer_s)
+            assert ready, f"only ranks {sorted(answers)} of {num_ranks} answered within {self.answer_s:.0f} s"
+            for answering in ready:
+                assert isinstance(answering, Connection), "only connections are waited for"
+                is_fine, answer = pickle.loads(answering.recv())
                 if not is_fine:
                     raise RuntimeError(answer)
-                answers[connections.index(connection)] = answer
+                answers[connections.index(answering)] = answer
         return [answers[rank] for rank in range(num_ranks)]
 
 
@@ -86,6 +89,7 @@ def _serve(connection: Connection) -> None:
         function, rank, num_ranks, port, arguments = connection.recv()
         os.environ |= {
             "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
             "WORLD_SIZE": str(num_ranks),
             "LOCAL_WORLD_SIZE": str(num_ranks),
             "MASTER_ADDR": "127.0.0.1",
@@ -95,10 +99,9 @@ def _serve(connection: Connection) -> None:
             answer = (True, function(**arguments))
         except Exception:  # noqa: BLE001  # told to the test
             answer = (False, f"rank {rank}:\n{traceback.format_exc()}")
-        finally:
-            if dist.is_initialized():
-                dist.destroy_process_group()
-        connection.send(pickle.dumps(answer))
+        connection.send(pickle.dumps(answer))  # first: a rank whose peers are gone may wait while it leaves
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 def _free_port() -> int:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import copy
+import zlib
 from typing import Any
 
 import torch
-from torch import nn
+from accelerate import init_empty_weights
+from torch import Tensor, nn
 
+from liveavatar.core.parallel import Precision
 from liveavatar.core.plan import ExecutionPlan
+from liveavatar.engines.s2v.rank_setup import ModelShare
 from liveavatar.loading.quantize import quantize_linears
+from liveavatar.loading.transformer import place_tensor, tensor_names
 from liveavatar.models.s2v import S2VTransformer
 from liveavatar.models.s2v.block import S2VBlock
 from liveavatar.parallel.offload import offload_blocks, streamed_blocks
@@ -43,6 +48,33 @@ def random_transformer(
     if num_resident is not None:
         offload_blocks(model, num_resident)
     return model
+
+
+def random_share(
+    config: dict[str, Any], precision: Precision, share: ModelShare, device: torch.device, dtype: torch.dtype
+) -> S2VTransformer:
+    """Return a rank's share of a transformer whose weights are the same however it is shared out."""
+    with init_empty_weights():
+        model: S2VTransformer = S2VTransformer(**config)
+    if precision == "fp8":
+        quantize_linears(model)
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    slices = share.take(model)
+    for name in tensor_names(model):
+        whole = _drawn(name, shapes[name], device, dtype)
+        place_tensor(model, name, slices[name].of(whole).contiguous() if name in slices else whole, device)
+    share.finish(model)
+    model.eval()
+    return model
+
+
+def _drawn(name: str, shape: torch.Size, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Return a tensor that depends on its name: matrices that keep the scale of what they are given, norms of one."""
+    if len(shape) == 1 and name.endswith("weight"):
+        return torch.ones(shape, device=device, dtype=dtype)
+    generator = torch.Generator(device).manual_seed(zlib.crc32(name.encode()))
+    inputs = shape[1:].numel() if len(shape) > 1 else shape[0]
+    return torch.randn(shape, generator=generator, device=device, dtype=dtype).div_((3 * inputs) ** 0.5)
 
 
 def _sharing_weights(block: S2VBlock) -> S2VBlock:
