@@ -45,6 +45,9 @@ def why_smaller(choice: Choice) -> tuple[str, ...]:
 
 
 def _to_fit_at_all(choice: Choice) -> Iterator[str]:
+    left_open = dataclasses.replace(choice.wishes, precision=None, kv_precision=None)
+    if left_open != choice.wishes and _reaches(choice, choice.size, _ANY_SPEED, wishes=left_open):
+        yield f"{choice.size} fits when the precision of weights and caches is left open."
     smaller = _first_that_reaches(choice, _smaller_sizes(choice), _ANY_SPEED)
     if smaller is not None:
         yield f"{smaller} fits on these cards."

@@ -45,6 +45,13 @@ def test_nothing_fits_is_an_answer_too(capsys: pytest.CaptureFixture[str]) -> No
     assert "Nothing fits at 384x256." in capsys.readouterr().out
 
 
+def test_a_precision_that_the_cards_do_not_know_is_told_of(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["plan", "--gpus", "2xA100", "--precision", "fp8"]) == 1
+    told = capsys.readouterr().out
+    assert "The A100 80 GB cannot multiply in 8 bits." in told
+    assert "384x256 fits when the precision of weights and caches is left open." in told
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
