@@ -90,7 +90,7 @@ def make_video(video: Video) -> dict[str, Any]:
     }
     rank.leave()
     del model, vae, made
-    if video.compiling == "everything":
+    if video.compiling == "everything" and talks_between(video.plan):
         torch._dynamo.reset()  # the graphs name process groups that are gone
     gc.collect()
     if on_card:

@@ -49,8 +49,8 @@ LAYOUTS = [
     ParallelPlan(step_split=(1, 1, 1, 1), weights_sharded=True),
 ]
 # Mean difference in levels of 0..255. Sums in another order round otherwise in 16 bits, and every block follows from
-# the one before; a rank's part left out, or taken twice, is another video.
-ROUNDING = 3.0
+# the one before: 5 levels on a processor, where 16 bits themselves cost 9 against float32. The video varies by 50.
+ROUNDING = 9.0
 
 NUM_CARDS = torch.cuda.device_count()
 pytestmark = [
