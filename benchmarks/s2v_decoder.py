@@ -29,7 +29,7 @@ from liveavatar.models.s2v.config import FRAMES_PER_BLOCK, LATENT_CHANNELS
 from liveavatar.models.tiled_vae import tiled
 from liveavatar.pipeline.decode import decode_blocks
 
-FORMS = ((3, 1), (3, 2), (1, 1), (1, 2), (1, 4))  # latent frames per call, tiles
+FORMS = ((3, 1), (3, 2), (1, 1), (1, 2))  # latent frames per call, tiles
 WARM_UP_BLOCKS, TIMED_BLOCKS = 2, 5
 
 

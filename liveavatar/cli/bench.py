@@ -36,7 +36,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", default="fp8", choices=PRECISIONS, help="of the weights")
     parser.add_argument("--kv", default="bf16", choices=KV_PRECISIONS, help="of cached keys and values")
     parser.add_argument("--latents-per-decode", type=int, default=3, choices=(1, 3))
-    parser.add_argument("--vae-tiles", type=int, default=1, choices=(1, 2, 4))
+    parser.add_argument("--vae-tiles", type=int, default=1, choices=(1, 2))
     parser.add_argument(
         "--resident-blocks",
         type=int,

@@ -27,11 +27,6 @@ from liveavatar.models.vae import (
     complete,
 )
 
-TILE_GRIDS = {
-    1: (1, 1),
-    2: (1, 2),
-    4: (2, 2),
-}  # number of tiles: along the shorter side, along the longer one
 OVERLAP_LATENTS, _FADE_LATENTS = 8, 2
 _PIXELS_PER_LATENT = 8
 
@@ -42,9 +37,8 @@ class TiledVae(StreamingVae):
     """Encodes and decodes like StreamingVae. Its cache is that of the whole, then that of every tile."""
 
     def __init__(self, network: AutoencoderKLWan, num_tiles: int) -> None:
-        """`num_tiles` is one of `TILE_GRIDS`."""
+        """`num_tiles`: 1 or 2, along the longer side. More would save nothing: what tiles remember twice outweighs it."""
         super().__init__(network)
-        self._short, self._long = TILE_GRIDS[num_tiles]
         self.num_tiles = num_tiles
         decoder, encoder = self.network.decoder, self.network.encoder
         self._num_whole_decoder_slots = len(cache_slots(nn.ModuleList([decoder.conv_in, decoder.mid_block])))
@@ -110,7 +104,7 @@ class TiledVae(StreamingVae):
     ) -> tuple[Tensor, VaeCache]:
         """Run each tile and put the results together. A unit is the side of a latent before or after."""
         height, width = (side // unit_in for side in video.shape[-2:])
-        num_rows, num_columns = (self._short, self._long) if width >= height else (self._long, self._short)
+        num_rows, num_columns = (1, self.num_tiles) if width >= height else (self.num_tiles, 1)
         tiles = product(tile_spans(height, num_rows), tile_spans(width, num_columns))
         whole: Tensor | None = None
         kept: list[Tensor] = []

@@ -34,9 +34,9 @@ def decode_in_smaller_pieces(plan: ExecutionPlan, picture: Picture) -> Execution
 
 
 def decode_in_tiles(plan: ExecutionPlan, picture: Picture) -> ExecutionPlan | None:
-    """Decode two parts of the picture in turn, then four."""
-    num_tiles = min(2 * plan.vae_tiles, _most_tiles(plan.width, plan.height))
-    return dataclasses.replace(plan, vae_tiles=num_tiles) if num_tiles > plan.vae_tiles else None
+    """Decode two parts of the picture in turn."""
+    can_be_cut = max(plan.width, plan.height) >= memory_model.SHORTEST_TILED_SIDE
+    return dataclasses.replace(plan, vae_tiles=2) if plan.vae_tiles == 1 and can_be_cut else None
 
 
 def encode_prompt_on_processor(plan: ExecutionPlan, picture: Picture) -> ExecutionPlan | None:
@@ -66,8 +66,7 @@ def make_smaller(plan: ExecutionPlan, picture: Picture) -> ExecutionPlan | None:
     if not sizes:
         return None
     width, height = sizes[0].width, sizes[0].height
-    num_tiles = min(plan.vae_tiles, _most_tiles(width, height))
-    return dataclasses.replace(plan, width=width, height=height, vae_tiles=num_tiles)
+    return dataclasses.replace(plan, width=width, height=height)
 
 
 def keep_weights_in_8_bits(plan: ExecutionPlan, picture: Picture) -> ExecutionPlan | None:
@@ -244,13 +243,7 @@ def describe(plan: ExecutionPlan, num_steps: int | None = None) -> str:
     if plan.latents_per_decode == 1:
         parts.append("decoded in small pieces")
     if plan.vae_tiles > 1:
-        parts.append(f"decoded in {plan.vae_tiles} tiles")
+        parts.append("decoded in 2 tiles")
     if plan.offload.text_encoder:
         parts.append("prompt encoded on the processor")
     return ", ".join(parts)
-
-
-def _most_tiles(width: int, height: int) -> int:
-    """Return in how many tiles a picture can be decoded: a side is cut in two where it is long enough."""
-    num_cut = sum(side >= memory_model.SHORTEST_TILED_SIDE for side in (width, height))
-    return (1, 2, 4)[num_cut]

@@ -15,7 +15,7 @@ from liveavatar.planning.model_spec import VideoSize
 MAX_WORLD = 16
 _MAX_TENSOR, _MAX_LAYER_PARTS = 8, 8
 # Latent frames per decoder call and tiles of the picture, the plainest first; each needs less memory than the last.
-_DECODER_FORMS = ((3, 1), (1, 1), (1, 2), (1, 4))
+_DECODER_FORMS = ((3, 1), (1, 1), (1, 2))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,10 @@
 """Forecast: bytes per rank and item, from shapes where they decide and from measured peaks where they do not.
 
-"Measured" items were read from PyTorch's allocator on one H200 (torch 2.11, full-size random weights, 704x384) and
-scale with the picture where it says so. What belongs to the driver is assumed until a run has measured it, see
-calibration.py.
+"Measured" items were read from PyTorch's allocator on one H200 (torch 2.11, full-size random weights, 704x384,
+compiled) and scale with the picture where it says so; docs/performance.md sets the sums beside what runs took. A run
+on another card teaches what is different there, see calibration.py.
+
+What is needed for a moment is not needed at once: a block is denoised, then decoded. Only the larger of the two counts.
 """
 
 from __future__ import annotations
@@ -20,20 +22,19 @@ from liveavatar.planning.model_spec import VideoSize
 
 MEASURED_SIZE = VideoSize(704, 384)  # the size of the measured peaks below
 
-# Peak above weights and caches during a step, reference code in eager mode: 77.9 - 76.7 GB; scales with tokens.
-STEP_PEAK_BYTES = 1_200_000_000
-# Whole decoder: weights, cache and working memory, by latent frames per call. One: the reference's streaming decoder.
-# Three: pure bf16, channels last, compiled, an upper bound that includes copies the test made.
-DECODER_PEAK_BYTES = {1: 5_350_000_000, 3: 14_400_000_000}
-# What the decoder's causal convolutions remember: summed over their shapes, 1.27 GiB measured at 720x400.
-DECODER_CACHE_BYTES_PER_PIXEL = 4729
-# Speech encoder in bf16: 0.67 GB alone, 0.80 GB with 10 s of speech, 1.46 GB with 60 s.
-SPEECH_ENCODER_BYTES, SPEECH_BYTES_PER_S, SPEECH_SECONDS = 670_000_000, 13_200_000, 10.0
+# What the decoder's causal convolutions remember: 1.298 GB, in proportion to the pixels.
+DECODER_CACHE_BYTES_PER_PIXEL = 4801
+# Speech encoder in bf16: 0.63 GB of weights, 0.80 GB with 10 s of speech, 1.46 GB with 60 s.
+SPEECH_ENCODER_BYTES, SPEECH_BYTES_PER_S = 637_000_000, 13_800_000
+SPEECH_SECONDS = 5.0  # the window that slides along the speech, and the block at hand
 # Text encoder in bf16: 11.36 GB of weights, 11.65 GB while it encodes 512 tokens.
 TEXT_ENCODER_PEAK_BYTES = 290_000_000
 
-# Assumed: CUDA context with the libraries' own memory; NCCL's buffers; gaps of the allocator with expandable segments.
-CONTEXT_BYTES, COMMUNICATION_BYTES, SLACK_SHARE = 600_000_000, 400_000_000, 0.02
+# CUDA context with the libraries' code, measured: what the driver counts beyond the allocator.
+CONTEXT_BYTES = 800_000_000
+# Gaps of the allocator, expandable segments: 0.4 to 0.6 of what is needed for a moment, in nine runs.
+SLACK_SHARE = 0.5
+COMMUNICATION_BYTES = 400_000_000  # NCCL's buffers; assumed
 # Of every card, kept free so that small errors of the forecast do no harm.
 MARGIN_SHARE = 0.02
 
@@ -50,8 +51,8 @@ _Share = tuple[str, float, Basis]  # name, bytes and basis of an item
 
 
 @dataclass(frozen=True, kw_only=True)
-class CacheLayout:
-    """Which keys and values are kept how often.
+class Implementation:
+    """How a program caches, and what it needs for a moment at 704x384.
 
     Product: every step's buffer starts with the whole sink, ready to attend to; the reference picture's keys are kept
     once more, unrotated; the prompt's keys and values are kept. The published pipeline instead shares one buffer of
@@ -62,11 +63,24 @@ class CacheLayout:
     shared_key_tokens: int | None = None  # None: the tokens of the reference picture
     shared_values: bool = False
     text_is_kept: bool = True
+    # A step above weights and caches. Its smallest part does not shrink with the picture.
+    step_bytes: float = 450_000_000
+    fewest_step_bytes: float = 690_000_000
+    # Decoding a block beyond the memory of the stream, old and new: by latent frames per call.
+    decoder_bytes: tuple[tuple[int, float], ...] = ((1, 723_000_000), (3, 2_790_000_000))
 
 
-PRODUCT = CacheLayout()
-REFERENCE = CacheLayout(
-    sink_in_every_step=False, shared_key_tokens=2800, shared_values=True, text_is_kept=False
+PRODUCT = Implementation()
+# In eager mode: 77.9 - 76.7 GB for a step; 5.35 GB for its streaming decoder, weights included. Three latent frames at
+# once: a trial of it in pure bf16, 14.4 GB with the copies that the trial made.
+REFERENCE = Implementation(
+    sink_in_every_step=False,
+    shared_key_tokens=2800,
+    shared_values=True,
+    text_is_kept=False,
+    step_bytes=1_200_000_000,
+    fewest_step_bytes=0,
+    decoder_bytes=((1, 2_500_000_000), (3, 11_550_000_000)),
 )
 
 
@@ -90,7 +104,7 @@ class RankRole:
     encodes_speech: bool = False
     encodes_text: bool = False
     is_one_of_many: bool = False
-    cache_layout: CacheLayout = PRODUCT
+    implementation: Implementation = PRODUCT
 
 
 @lru_cache(maxsize=100_000)
@@ -150,7 +164,7 @@ def rest_bytes() -> int:
 def step_cache_bytes(role: RankRole) -> float:
     """Return the keys and values of one denoising step on this rank."""
     tokens = role.size.window_tokens
-    if not role.cache_layout.sink_in_every_step:
+    if not role.implementation.sink_in_every_step:
         tokens -= role.size.sink_tokens
     if role.kv_precision == "int8":
         tokens = math.ceil(tokens / _INT8_TILE_TOKENS) * _INT8_TILE_TOKENS
@@ -159,9 +173,9 @@ def step_cache_bytes(role: RankRole) -> float:
 
 def shared_key_bytes(role: RankRole) -> float:
     """Return the keys of the sink that all steps of this rank share, in bf16."""
-    layout = role.cache_layout
-    tokens = role.size.frame_tokens if layout.shared_key_tokens is None else layout.shared_key_tokens
-    return tokens * (1 + layout.shared_values) * _values_per_token(role) * _BF16
+    program = role.implementation
+    tokens = role.size.frame_tokens if program.shared_key_tokens is None else program.shared_key_tokens
+    return tokens * (1 + program.shared_values) * _values_per_token(role) * _BF16
 
 
 def widened_bytes(role: RankRole) -> float:
@@ -170,20 +184,19 @@ def widened_bytes(role: RankRole) -> float:
 
 
 def tile_share(size: VideoSize, num_tiles: int) -> float:
-    """Return the part of the picture that one of 1, 2 or 4 tiles of the autoencoder covers."""
-    long, short = max(size.width, size.height), min(size.width, size.height)
-    halves = {1: (), 2: (long,), 4: (long, short)}[num_tiles]
-    return math.prod((side + _TILE_OVERLAP) / (2 * side) for side in halves)
+    """Return the part of the picture that one of 1 or 2 tiles of the autoencoder covers."""
+    long = max(size.width, size.height)
+    return 1.0 if num_tiles == 1 else (long + _TILE_OVERLAP) / (2 * long)
 
 
 def text_cache_bytes(role: RankRole) -> float:
     """Return the keys and values of the prompt on this rank, in bf16."""
-    return 2 * model.TEXT_TOKENS * _values_per_token(role) * _BF16 if role.cache_layout.text_is_kept else 0
+    return 2 * model.TEXT_TOKENS * _values_per_token(role) * _BF16 if role.implementation.text_is_kept else 0
 
 
 def text_encoder_bytes() -> float:
     """Return the text encoder while it works on a prompt, the allocator's share included."""
-    return (model.TEXT_ENCODER_PARAMETERS * _BF16 + TEXT_ENCODER_PEAK_BYTES) * (1 + SLACK_SHARE)
+    return model.TEXT_ENCODER_PARAMETERS * _BF16 + (1 + SLACK_SHARE) * TEXT_ENCODER_PEAK_BYTES
 
 
 def speech_encoder_bytes(seconds: float) -> float:
@@ -192,25 +205,28 @@ def speech_encoder_bytes(seconds: float) -> float:
 
 
 def _shares(role: RankRole) -> list[_Share]:
-    shares: list[_Share] = []
+    kept: list[_Share] = []
     if role.num_steps:
-        shares += _weight_shares(role)
-        shares += _cache_shares(role)
-        peak = STEP_PEAK_BYTES * role.size.block_tokens / MEASURED_SIZE.block_tokens
-        shares.append(("activations", peak, "measured"))
+        kept += _weight_shares(role) + _cache_shares(role)
     if role.latents_per_decode:
-        shares += _decoder_shares(role)
+        kept += _kept_decoder_shares(role)
     if role.encodes_speech:
-        shares.append(("speech encoder", speech_encoder_bytes(SPEECH_SECONDS), "measured"))
+        kept.append(("speech encoder", speech_encoder_bytes(SPEECH_SECONDS), "measured"))
     if role.encodes_text:
         weights = model.TEXT_ENCODER_PARAMETERS * _BF16
-        shares.append(("text encoder", weights + TEXT_ENCODER_PEAK_BYTES, "measured"))
-    allocated = sum(num_bytes for _, num_bytes, _ in shares)
-    shares.append(("allocator slack", SLACK_SHARE * allocated, "assumed"))
-    shares.append(("CUDA context", CONTEXT_BYTES, "assumed"))
+        kept.append(("text encoder", weights + TEXT_ENCODER_PEAK_BYTES, "measured"))
+    momentary = max(_step_shares(role), _decoding_shares(role), key=_sum)
+    around: list[_Share] = [
+        ("allocator slack", SLACK_SHARE * _sum(momentary), "measured"),
+        ("CUDA context", CONTEXT_BYTES, "measured"),
+    ]
     if role.is_one_of_many:
-        shares.append(("communication", COMMUNICATION_BYTES, "assumed"))
-    return shares
+        around.append(("communication", COMMUNICATION_BYTES, "assumed"))
+    return kept + momentary + around
+
+
+def _sum(shares: list[_Share]) -> float:
+    return sum(num_bytes for _, num_bytes, _ in shares)
 
 
 def _weight_shares(role: RankRole) -> list[_Share]:
@@ -240,23 +256,46 @@ def _cache_shares(role: RankRole) -> list[_Share]:
         ("key-value caches", caches, "computed"),
         ("sink keys", shared_key_bytes(role), "computed"),
     ]
-    if role.kv_precision == "fp8":
-        shares.append(("widened keys", widened_bytes(role), "computed"))
-    if role.cache_layout.text_is_kept:
+    if role.implementation.text_is_kept:
         shares.append(("prompt keys", text_cache_bytes(role), "computed"))
     return shares
 
 
-def _decoder_shares(role: RankRole) -> list[_Share]:
-    weights = model.VAE_PARAMETERS * _BF16
-    measured_cache = DECODER_CACHE_BYTES_PER_PIXEL * MEASURED_SIZE.pixels
-    working = DECODER_PEAK_BYTES[role.latents_per_decode] - weights - measured_cache
-    cache, share = DECODER_CACHE_BYTES_PER_PIXEL * role.size.pixels, tile_share(role.size, role.vae_tiles)
+def _step_shares(role: RankRole) -> list[_Share]:
+    """Return what a denoising step needs for a moment."""
+    if not role.num_steps:
+        return []
+    program = role.implementation
+    scaled = program.step_bytes * role.size.block_tokens / MEASURED_SIZE.block_tokens
+    shares: list[_Share] = [("activations", max(program.fewest_step_bytes, scaled), "measured")]
+    if role.kv_precision == "fp8":
+        shares.append(("widened keys", widened_bytes(role), "computed"))
+    return shares
+
+
+def _kept_decoder_shares(role: RankRole) -> list[_Share]:
     return [
-        ("decoder weights", weights, "computed"),
-        ("decoder cache", cache * share * role.vae_tiles, "computed"),
-        ("decoder working memory", working * share * role.size.pixels / MEASURED_SIZE.pixels, "measured"),
+        ("decoder weights", model.VAE_PARAMETERS * _BF16, "computed"),
+        ("decoder cache", _decoder_cache_bytes(role), "measured"),
     ]
+
+
+def _decoding_shares(role: RankRole) -> list[_Share]:
+    """Return what decoding needs for a moment. What it will remember is there beside what it remembers."""
+    if not role.latents_per_decode:
+        return []
+    work = dict(role.implementation.decoder_bytes)[role.latents_per_decode]
+    work *= tile_share(role.size, role.vae_tiles) * role.size.pixels / MEASURED_SIZE.pixels
+    return [("decoder working memory", _decoder_cache_bytes(role) + work, "measured")]
+
+
+def _decoder_cache_bytes(role: RankRole) -> float:
+    return (
+        DECODER_CACHE_BYTES_PER_PIXEL
+        * role.size.pixels
+        * tile_share(role.size, role.vae_tiles)
+        * role.vae_tiles
+    )
 
 
 def _values_per_token(role: RankRole) -> float:

@@ -1,7 +1,7 @@
 """How long a block takes on a rank: measured on one H200, scaled by size, by card and by how the work is shared.
 
-The measured rows are one denoising step at 704x384 with a full window, in a trial of the same arithmetic: everything
-fused, as a CUDA graph, sustained until the card was at its power limit (700 W). On another card, matrix products
+The measured rows are one denoising step of this engine at 704x384 with a full window, compiled, sustained until the
+card was at its power limit (700 W); see docs/performance.md. On another card, matrix products
 scale with its bf16 or fp8 rate, attention with its bf16 rate (8-bit attention with fp8), the rest with its memory
 bandwidth; time between kernels stays. Attention on cards before and after Hopper reaches a larger share of its peak
 than on Hopper, so the prediction is on the slow side there.
@@ -40,20 +40,19 @@ class StepSeconds:
         return self.matrix + self.attention + self.memory + self.gaps
 
 
-# Sustained: 212 ms in bf16; 164 ms in fp8 (56.0 + 77.8 + 24.3 + gaps); 142 ms in fp8 with 8-bit attention
-# (70.2 + 60.0 + 12: the kernel also rotates and quantises, and the card has power to spare for neither).
+# Sustained: 153 ms in fp8, 141 ms in fp8 with 8-bit attention, as the kernels' profile shares them out.
 MEASURED_STEPS: dict[tuple[Precision, bool], StepSeconds] = {
-    ("bf16", False): StepSeconds(matrix=0.1040, attention=0.0778, memory=0.0243, gaps=0.0059),
-    ("fp8", False): StepSeconds(matrix=0.0560, attention=0.0778, memory=0.0243, gaps=0.0059),
-    ("fp8", True): StepSeconds(matrix=0.0702, attention=0.0600, memory=0.0100, gaps=0.0019),
-    # Not measured: the parts of the rows above.
-    ("bf16", True): StepSeconds(matrix=0.1040, attention=0.0600, memory=0.0100, gaps=0.0019),
+    ("fp8", False): StepSeconds(matrix=0.0580, attention=0.0670, memory=0.0265, gaps=0.0019),
+    ("fp8", True): StepSeconds(matrix=0.0555, attention=0.0600, memory=0.0236, gaps=0.0019),
+    # Not measured: matrix products as a trial of the same arithmetic had them, the rest as above.
+    ("bf16", False): StepSeconds(matrix=0.1040, attention=0.0670, memory=0.0200, gaps=0.0019),
+    ("bf16", True): StepSeconds(matrix=0.1040, attention=0.0600, memory=0.0180, gaps=0.0019),
 }
 
-# Decoding a block, by latent frames per call, as (convolutions, bound by memory): 82 ms fused and compiled, 27.4 TFLOP
-# of it convolutions; 207 ms one latent frame at a time in eager mode, 64 ms of it convolutions.
-MEASURED_DECODE = {3: (0.039, 0.043), 1: (0.064, 0.143)}
-PORTRAIT_ENCODE_S = 0.771  # 73 pictures through the encoder, half of it convolutions
+# Decoding a block, by latent frames per call, as (convolutions, bound by memory): 89 and 96 ms. The parts are those of
+# a trial that made 27.4 TFLOP of convolutions in 39 ms.
+MEASURED_DECODE = {3: (0.039, 0.050), 1: (0.042, 0.054)}
+PORTRAIT_ENCODE_S = 0.38  # 73 pictures through the encoder, half of it convolutions
 SPEECH_ENCODE_S = 0.014
 DELIVERY_S = 0.05  # H.264, fragments, page; assumed
 

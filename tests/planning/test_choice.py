@@ -57,7 +57,7 @@ class TestFiveCardsOf24:
         assert "30.4 GiB of weights" in reason
         assert "has 23.2 GiB to give" in reason
         needed = float(re.search(r"needs ([\d.]+) GiB", reason)[1])  # type: ignore[index]
-        assert needed > 45
+        assert needed > 44
 
     def test_what_does_run_is_named_with_its_speed(self, article: Choice) -> None:
         for plan in (
@@ -127,7 +127,7 @@ def test_a_slow_card_does_not_hold_back_fast_ones() -> None:
 
 def test_other_programs_take_their_share() -> None:
     gpu = parse_machine("1xH200").gpus[0]
-    busy = dataclasses.replace(gpu, other_programs_bytes=60 * GIB)
+    busy = dataclasses.replace(gpu, other_programs_bytes=90 * GIB)
     free, taken = (choose(Machine(gpus=(each,)), size="720*400").best for each in (gpu, busy))
     assert free is not None
     assert taken is not None
@@ -166,7 +166,7 @@ def test_the_plan_travels_to_the_engine() -> None:
     assert [stage.ranks for stage in plan.parallel.stages()] == [(0, 1), (2, 3)]
     assert plan.parallel.decoder_rank == 4
     assert len(plan.budgets) == plan.parallel.world_size
-    assert plan.offload.text_encoder
+    assert not plan.offload.text_encoder, "there is room for it beside the first two steps"
     assert wire.from_json(ExecutionPlan, json.loads(wire.to_json(plan))) == plan
 
 

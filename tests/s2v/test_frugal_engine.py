@@ -117,10 +117,9 @@ def test_weights_shrink_for_good_while_the_engine_runs(plain: ExecutionPlan) -> 
 def test_the_decoder_takes_up_tiles_and_lays_them_down(plain: ExecutionPlan) -> None:
     parts = load_parts(plain)
     assert parts.vae_in_tiles(1) is parts.vae
-    for num_tiles in (2, 4):
-        tiled = parts.vae_in_tiles(num_tiles)
-        assert isinstance(tiled, TiledVae)
-        assert tiled.num_tiles == num_tiles
-        assert tiled.network is parts.vae.network, "weights are shared"
-    whole = dataclasses.replace(parts, vae=parts.vae_in_tiles(4)).vae_in_tiles(1)
+    tiled = parts.vae_in_tiles(2)
+    assert isinstance(tiled, TiledVae)
+    assert tiled.num_tiles == 2
+    assert tiled.network is parts.vae.network, "weights are shared"
+    whole = dataclasses.replace(parts, vae=tiled).vae_in_tiles(1)
     assert (whole.num_tiles, whole.network) == (1, parts.vae.network)
