@@ -37,7 +37,7 @@ class TiledVae(StreamingVae):
     """Encodes and decodes like StreamingVae. Its cache is that of the whole, then that of every tile."""
 
     def __init__(self, network: AutoencoderKLWan, num_tiles: int) -> None:
-        """`num_tiles`: 1 or 2, along the longer side. More would save nothing, for what neighbours share is kept twice."""
+        """`num_tiles`: 1 or 2, along the longer side. More would save nothing: neighbours share much, kept twice."""
         super().__init__(network)
         self.num_tiles = num_tiles
         decoder, encoder = self.network.decoder, self.network.encoder
