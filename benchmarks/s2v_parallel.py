@@ -64,7 +64,7 @@ def main() -> None:
     gpus = installed_machine(HardwareMonitor().snapshot())[0].gpus
     num_ranks = max([*options.links, *(plan.parallel.world_size for plan in options.plans)])
     lines = []
-    with RankPool(num_ranks, imports="benchmarks.spread_rank") as pool:
+    with RankPool(num_ranks, on_cards=torch.cuda.is_available()) as pool:
         for line in _measured(pool, options, gpus, ends_at):
             lines.append(line)
             print(json.dumps(line), flush=True)

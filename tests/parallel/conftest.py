@@ -11,5 +11,5 @@ from tests.parallel.rank_pool import RankPool
 
 @pytest.fixture(scope="session")
 def pool() -> Iterator[RankPool]:
-    with RankPool(5, imports="tests.parallel.plan_run") as pool:
+    with RankPool(5) as pool:
         yield pool

@@ -18,12 +18,13 @@ _ANSWER_S = 200.0  # seconds on an idle machine; a rank that hangs reports its o
 class RankPool:
     """Calls a function on some ranks at a time; use as a context manager.
 
-    Processes are forked from one that has imported torch, and what else is named, once.
+    On a processor they are forked from one that has imported torch once. CUDA does not survive a fork once a module
+    has asked for cards, as diffusers does; with `on_cards` each process imports by itself.
     """
 
-    def __init__(self, num_processes: int, *, imports: str, answer_s: float = _ANSWER_S) -> None:
-        """`imports` names a module. `answer_s`, which may be changed between calls: how long ranks may take."""
-        self._num_processes, self._imports, self.answer_s = num_processes, imports, answer_s
+    def __init__(self, num_processes: int, *, on_cards: bool = False) -> None:
+        self._num_processes, self._on_cards = num_processes, on_cards
+        self.answer_s = _ANSWER_S  # how long ranks may take; may be changed between calls
 
     def __enter__(self) -> RankPool:
         self._start()
@@ -35,8 +36,9 @@ class RankPool:
         self._end()
 
     def _start(self) -> None:
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([self._imports])
+        context: Any = multiprocessing.get_context("spawn" if self._on_cards else "forkserver")
+        if not self._on_cards:
+            context.set_forkserver_preload(["tests.parallel.plan_run"])
         pipes = [context.Pipe() for _ in range(self._num_processes)]
         self._connections = [ours for ours, _ in pipes]
         self._processes = [context.Process(target=_serve, args=(theirs,), daemon=True) for _, theirs in pipes]
