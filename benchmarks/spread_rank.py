@@ -61,6 +61,7 @@ def make_video(video: Video) -> dict[str, Any]:
     device = use_own_card(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     on_card = device.type == "cuda"
     if on_card:
+        torch.cuda.init()  # before there is anything to forget
         torch.cuda.reset_peak_memory_stats()
     started = time.perf_counter()
     rank = join(video.plan, device, deadline_s=video.deadline_s)
