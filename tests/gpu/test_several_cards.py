@@ -119,7 +119,8 @@ def request_of(seconds: float, folder: Path) -> GenerationRequest:
 
 def pictures_of(studio: Studio, job: Job) -> np.ndarray:
     """Return the finished video, [pictures, rows, columns, 3]."""
-    assert job.state is JobState.FINISHED, job.diagnosis
+    log = studio.config.data_dir / "engine.log"
+    assert job.state is JobState.FINISHED, f"{job.diagnosis}\n{log.read_text()[-6000:]}"
     path = studio.video_path(job.id)
     assert path is not None
     with av.open(str(path)) as container:

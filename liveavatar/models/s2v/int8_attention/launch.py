@@ -18,9 +18,9 @@ from liveavatar.models.s2v.int8_attention.arithmetic import INT8_MAX, TILE_KEYS,
 from liveavatar.models.s2v.int8_attention.quantize_kernels import quantize_rows, quantize_values
 from liveavatar.models.s2v.rope import Rotary
 
-# Of a program that quantises queries or keys: 8 tokens x 8 heads fill the matrix unit's 64 rows. The limit of registers
-# lets three programs share a processor, as many as 3168 tokens make for each of 132.
-_TOKENS, _HEADS_AT_ONCE, _REGISTERS = 8, 8, 168
+# Of a program that quantises queries or keys: 8 tokens x 8 heads fill the matrix unit's 64 rows. Fewer registers would
+# let three programs share a processor instead of two, and was slower: they spill.
+_TOKENS, _HEADS_AT_ONCE = 8, 8
 # Rows of the cache that a program fills with values: whole lines of memory. Divides the rows of every cache.
 _ROWS_OF_VALUES = TILE_KEYS
 # Whether the consumers of the attention kernel take turns at the matrix unit; the benchmark measures both.
@@ -159,7 +159,6 @@ def _quantize_rows(
             IS_QUERY=rows is None,
             num_warps=4,
             num_stages=2,
-            maxnreg=_REGISTERS,
         )
 
 
