@@ -1,4 +1,7 @@
-"""Blocks and caches in host memory on a card, where copies run beside the work: the same numbers, bit for bit."""
+"""Blocks and caches in host memory on a card, where copies run beside the work: the same numbers, bit for bit.
+
+Compiled, two models have kernels of their own, tuned by the clock, which may add up in another order.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from liveavatar.models.s2v.kv_cache import KVCache
 from liveavatar.parallel.cache_offload import HostCaches
 from liveavatar.parallel.host_memory import HostArena
 from liveavatar.parallel.offload import offload_blocks
+from tests.parity.golden import relative_rms
 from tests.s2v.tiny import TinyStream, tiny_model
 
 DEVICE = torch.device("cuda")
@@ -20,6 +24,8 @@ GRID = TokenGrid(latent_height=32, latent_width=48)
 LAYERS, STEPS, BLOCKS_MADE = 7, 2, 7
 # Copies of several megabytes that take as long as the work: one that is not waited for would show.
 SIZES = {"dim": 1024, "ffn_dim": 2048, "num_heads": 8, "num_layers": LAYERS, "audio_inject_layers": [0, 2]}
+
+ROUNDING = 0.02  # of 16 and 8 bits over all layers; weights of another block would give a difference of 1
 
 pytestmark = [
     pytest.mark.gpu,
@@ -54,7 +60,7 @@ def velocities(model: S2VTransformer, caches: list[KVCache]) -> list[Tensor]:
     [(0, "bf16", "bf16"), (3, "fp8", "fp8"), (LAYERS, "bf16", "fp8"), (4, "bf16", "bf16")],
 )
 @pytest.mark.parametrize("is_compiled", [False, True])
-def test_host_memory_changes_no_bit(
+def test_host_memory_changes_nothing(
     num_resident: int, precision: Precision, kv_precision: KvPrecision, is_compiled: bool
 ) -> None:
     found = []
@@ -63,12 +69,15 @@ def test_host_memory_changes_no_bit(
         model = model_of(precision)
         offload_blocks(model, num_blocks)
         if is_compiled:
-            model.compile_repeated_blocks(fullgraph=True, dynamic=False)
+            model.compile_parts()
         allocate = model.allocate_caches if not found else HostCaches(model).allocate
         found.append(velocities(model, allocate(GRID, STEPS, precision=kv_precision)))
     for plain, on_host in zip(*found, strict=True):
         assert plain.isfinite().all()
-        assert torch.equal(plain, on_host)
+        if is_compiled:
+            assert relative_rms(on_host, plain) < ROUNDING
+        else:
+            assert torch.equal(plain, on_host)
 
 
 def test_host_memory_is_locked_and_given_back() -> None:

@@ -283,8 +283,9 @@ class S2VTransformer(ModelMixin, ConfigMixin):
         All layers share one graph per picture size, and one for prefilling; only the number of rows to attend to
         stays variable, see `KVCache.locate`.
         """
-        for block in self._blocks():  # not by the name of their class: sharded ones have another
-            block.compile(fullgraph=True, dynamic=False, **options)
+        for module in self.blocks.modules():
+            if isinstance(module, S2VBlock):  # not what brings its weights
+                module.compile(fullgraph=True, dynamic=False, **options)
         self.audio_injector.compile_injection(fullgraph=True, dynamic=False, **options)
         self.head.compile(fullgraph=True, dynamic=False, **options)
 
