@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from liveavatar.conditioning.reference import SinkLatents
@@ -145,7 +144,6 @@ def stream_blocks(
     num_skipped_pictures: int = 0,
     latents_per_decode: int = FRAMES_PER_BLOCK,
     masks: Tensor | None = None,
-    decode_stream: torch.cuda.Stream | None = None,
     goes_on: bool = False,
     between: Callable[[Iterator[BlockMessage]], Iterator[BlockMessage]] = iter,
 ) -> Iterator[Tensor]:
@@ -163,7 +161,6 @@ def stream_blocks(
         (message.latents for message in between(denoised)),
         num_skipped_pictures=num_skipped_pictures,
         latents_per_decode=latents_per_decode,
-        stream=decode_stream,
     )
 
 

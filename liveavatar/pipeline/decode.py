@@ -6,7 +6,6 @@ Shapes: latents [16, 3, h, w]; pictures [1, 3, frames, H, W] in -1..1.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -25,32 +24,19 @@ def decode_blocks(
     *,
     num_skipped_pictures: int = 0,
     latents_per_decode: int = FRAMES_PER_BLOCK,
-    stream: torch.cuda.Stream | None = None,
 ) -> Iterator[Tensor]:
     """Yield the 12 pictures of each block of latents; `motion` [1, 16, T, h, w] is what was before them.
 
     The published pipeline skips the first 3 pictures, and with them 120 ms between picture and sound; skip none to
-    keep both together. `stream`: decode there, beside whatever makes the next block; None: in line with it.
+    keep both together.
     """
     decoder = _Decoder(vae, latents_per_decode)
-    with _after_current(stream, motion):
-        # In the same pieces as later, so that one compiled graph serves all.
-        decoder.decode(motion[:, :, :1])
-        decoder.decode(motion[:, :, 1:WARM_UP_LATENTS])
+    # In the same pieces as later, so that one compiled graph serves all.
+    decoder.decode(motion[:, :, :1])
+    decoder.decode(motion[:, :, 1:WARM_UP_LATENTS])
     for index, latents in enumerate(blocks):
-        with _after_current(stream, latents):
-            pictures = decoder.decode(latents[None])
+        pictures = decoder.decode(latents[None])
         yield pictures[:, :, num_skipped_pictures if index == 0 else 0 :]
-
-
-@contextmanager
-def _after_current(stream: torch.cuda.Stream | None, latents: Tensor) -> Iterator[None]:
-    """Work on `stream` as soon as the current stream has made the latents."""
-    if stream is not None:
-        stream.wait_stream(torch.cuda.current_stream())
-        latents.record_stream(stream)
-    with torch.cuda.stream(stream):
-        yield
 
 
 class _Decoder:

@@ -12,17 +12,15 @@ from torch import Tensor
 Pictures = NDArray[np.uint8]  # [frames, H, W, 3]
 
 
-def pictures_on_host(blocks: Iterable[Tensor], stream: torch.cuda.Stream | None = None) -> Iterator[Pictures]:
+def pictures_on_host(blocks: Iterable[Tensor]) -> Iterator[Pictures]:
     """Yield the RGB pictures [frames, H, W, 3] of each block [1, 3, frames, H, W] of -1..1.
 
     On a card, a block is handed out when the work for the next one is queued: the card makes that one while the
-    caller encodes this one. Only the first is handed out at once, for somebody waits to see it. `stream` is the one
-    that the pictures are made on; None is the current one.
+    caller encodes this one. Only the first is handed out at once, for somebody waits to see it.
     """
     waiting: _HostCopy | None = None
     for index, pictures in enumerate(blocks):
-        with torch.cuda.stream(stream):
-            copy = _HostCopy(pictures)
+        copy = _HostCopy(pictures)
         if index == 0 or not pictures.is_cuda:
             yield copy.wait()
             continue

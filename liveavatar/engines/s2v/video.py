@@ -27,7 +27,6 @@ from liveavatar.pipeline.denoise import BlockDenoiser
 from liveavatar.pipeline.randomness import ContinuedRandomness, SeededRandomness
 
 _PIXELS_PER_LATENT = 8
-DECODE_BESIDE = False  # decode a block while the next one is denoised
 
 
 def speech_blocks(
@@ -109,9 +108,6 @@ class PictureStream:
             host_caches=host_caches,
         )
         meter.note_resident(self._denoiser.kept_tensors)
-        decode_stream: torch.cuda.Stream | None = None
-        if DECODE_BESIDE and transformer.device.type == "cuda":
-            decode_stream = torch.cuda.Stream(transformer.device)  # type: ignore[no-untyped-call]
         blocks = stream_blocks(
             self._denoiser,
             vae,
@@ -121,11 +117,9 @@ class PictureStream:
             num_steps=lambda: self._num_steps,
             latents_per_decode=plan.latents_per_decode,
             goes_on=past is not None,
-            decode_stream=decode_stream,
             between=lambda denoised: meter.watch(denoised, "activations"),
         )
-        blocks = meter.watch(blocks, "decoder working memory")
-        self._pictures = pictures_on_host(blocks, decode_stream)
+        self._pictures = pictures_on_host(meter.watch(blocks, "decoder working memory"))
 
     @property
     def max_steps(self) -> int:
