@@ -230,7 +230,7 @@ def main() -> None:
     )
     parser.add_argument("--model", choices=("full", "tiny"), default="full")
     parser.add_argument(
-        "--size", help="width x height, multiples of 64; 704x384, or 128x64 for the tiny model"
+        "--size", help="width x height of a size that is offered; 704x384, or 128x64 for the tiny model"
     )
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()

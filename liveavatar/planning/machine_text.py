@@ -18,7 +18,7 @@ _LONGEST = 200  # characters
 _HOST_MEMORY_GB = {"GH200": 480}  # what drivers print behind its name instead of the card's own
 
 _GROUP = re.compile(r"(?P<count>-?\d+)\s*[x×*]\s*(?P<card>.*)", re.IGNORECASE)
-_MEMORY = re.compile(r"(?P<gb>-?\d+(?:\.\d+)?)\s*(?:g|gb|gib)?", re.IGNORECASE)
+_MEMORY = re.compile(r"(?P<gb>-?\d+(?:\.\d+)?)\s*(?:g|gb|gib)?(?:\s+cards?)?", re.IGNORECASE)
 
 
 def parse_machine(text: str, *, host_bytes: int | None = None) -> Machine:

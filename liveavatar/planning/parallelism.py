@@ -44,10 +44,7 @@ class Abilities:
 
 EVERYTHING = Abilities()
 # What the s2v engine does today. The plan command answers for everything; the app plans within this.
-ENGINE = Abilities(
-    max_ranks=1,
-    shards_on_host=False,
-)
+ENGINE = Abilities(shards_on_host=False)
 
 
 @dataclass(frozen=True, kw_only=True)

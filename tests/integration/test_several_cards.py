@@ -15,10 +15,7 @@ from liveavatar.core.memory import GIB
 from liveavatar.core.request import GenerationRequest
 from liveavatar.monitoring.hardware import HardwareMonitor
 from liveavatar.monitoring.readings import GpuProcess
-from liveavatar.planning import s2v_request
-from liveavatar.planning.layouts import MAX_WORLD
 from liveavatar.planning.model_spec import TRANSFORMER_PARAMETERS
-from liveavatar.planning.parallelism import ENGINE
 from liveavatar.service import s2v_setup
 from liveavatar.service.facade import Studio
 from tests.conftest import wait_for_end, wait_until
@@ -51,8 +48,7 @@ def ranks(studio: Studio) -> list[psutil.Process]:
 
 @pytest.fixture
 def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Studio]]:
-    """Start an app for which several cards are allowed and whose checkpoint looks like the published one."""
-    monkeypatch.setattr(s2v_request, "ENGINE", dataclasses.replace(ENGINE, max_ranks=MAX_WORLD))
+    """Start an app whose checkpoint looks like the published one."""
     part = SimpleNamespace(num_parameters=TRANSFORMER_PARAMETERS)
     report = SimpleNamespace(is_usable=True, part=lambda name: part)
     monkeypatch.setattr(s2v_setup, "inspect_checkpoint", lambda *_: report)

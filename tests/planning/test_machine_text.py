@@ -30,6 +30,7 @@ from liveavatar.planning.machine_text import assumption, parse_machine, spec_of_
         (" 5 x 24 GiB ", "5 x 24 GB card"),
         ("5x24", "5 x 24 GB card"),
         ("3x 48 GB", "3 x 48 GB card"),
+        ("2 x 16 GB card", "2 x 16 GB card"),
         ("2x4090 + 1xA100", "2 x RTX 4090 + 1 x A100 80 GB"),
         ("1xH200-144G", "1 x H200"),
     ],

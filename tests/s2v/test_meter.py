@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Shard
 
 from liveavatar.core.events import Telemetry
-from liveavatar.engines.s2v.meter import Meter
+from liveavatar.engines.s2v.meter import Meter, held_bytes
 
 
 class Allocator:
@@ -89,3 +93,13 @@ def test_on_the_processor_only_time_is_measured() -> None:
     report = meter.report(is_block=True)
     assert (report.gpu, report.reserved_bytes, report.items, report.momentary) == ("", 0, (), ())
     assert report.block_s is not None
+
+
+def test_of_shared_weights_only_this_ranks_part_counts(tmp_path: Path) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        rows = torch.ones(4, 2)
+        shared = DTensor.from_local(rows, DeviceMesh("cpu", [0]), [Shard(0)])
+        assert held_bytes([shared, rows[1:], torch.ones(3), torch.ones(9, device="meta")], "cpu") == 32 + 12
+    finally:
+        dist.destroy_process_group()

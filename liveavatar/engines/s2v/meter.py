@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from liveavatar.config import process_rank
 from liveavatar.core.events import Telemetry
@@ -40,7 +41,8 @@ class Meter:
 
     def note_resident(self, items: Mapping[str, Iterable[Tensor]]) -> None:
         """Note what stays on the card, by item; the tensors themselves are not kept."""
-        self._resident |= {name: self._bytes_here(tensors) for name, tensors in items.items()}
+        if self._is_on_card:
+            self._resident |= {name: held_bytes(tensors, "cuda") for name, tensors in items.items()}
 
     def watch(self, blocks: Iterable[Block], item: str) -> Iterator[Block]:
         """Pass blocks on, and note as `item` how much more than before each needed at its peak.
@@ -74,15 +76,6 @@ class Meter:
             block_s=round(block_s, 4) if is_block else None,
         )
 
-    def _bytes_here(self, tensors: Iterable[Tensor]) -> int:
-        """Return the memory of tensors that lie on the card; what several of them share counts once."""
-        storages = {
-            tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
-            for tensor in tensors
-            if self._is_on_card and tensor.device.type == "cuda"
-        }
-        return sum(storages.values())
-
     def _begin(self) -> int:
         """Begin a measurement; return how much the one before had needed above what was in use when it began."""
         if not self._is_on_card:
@@ -93,6 +86,20 @@ class Meter:
         torch.cuda.reset_peak_memory_stats(self._device)
         self._base = torch.cuda.memory_allocated(self._device)
         return needed
+
+
+def held_bytes(tensors: Iterable[Tensor], device_type: str) -> int:
+    """Return the memory of tensors that lie on such a device; what several of them share counts once.
+
+    Of a tensor that ranks share, only this rank's part is here.
+    """
+    here = (tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors)
+    storages = {
+        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
+        for tensor in here
+        if tensor.device.type == device_type
+    }
+    return sum(storages.values())
 
 
 def _as_items(sizes: Mapping[str, int]) -> tuple[MemoryItem, ...]:
