@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from liveavatar.core.memory import GIB
 from liveavatar.core.parallel import KV_PRECISIONS, PRECISIONS, KvPrecision, Precision
 from liveavatar.core.plan import ExecutionPlan
-
-GIB = 1024**3
 
 Offered = TypeVar("Offered", bound=str)
 _SLOW_BLOCKS = 5.0  # a block may take so many times as long as forecast before the engine counts as hung
@@ -140,7 +139,7 @@ class AppConfig:
             max_audio_s=number("LIVEAVATAR_MAX_AUDIO_S", cls.max_audio_s),
             max_queued=int(number("LIVEAVATAR_MAX_QUEUED", cls.max_queued)),
             keep_days=number("LIVEAVATAR_KEEP_DAYS", cls.keep_days),
-            keep_bytes=int(number("LIVEAVATAR_KEEP_GIB", cls.keep_bytes / GIB) * GIB),
+            keep_bytes=int(number("LIVEAVATAR_KEEP_GB", cls.keep_bytes / GIB) * GIB),
             per_visitor=env.get("LIVEAVATAR_PER_VISITOR", "1" if on_space else "0") == "1",
             ckpt_dir=path("LIVEAVATAR_CKPT_DIR"),
             lora_path=path("LIVEAVATAR_LORA_PATH"),

@@ -75,10 +75,9 @@ export function sizeText(size) {
   return String(size || "").replace("*", "×");
 }
 
-/** Bytes as gigabytes with at most one digit after the point. */
+/** Bytes as "23.6" GB of 2**30 bytes, as in the server's sentences. */
 export function gigabytes(bytes) {
-  const value = bytes / 2 ** 30;
-  return value < 9.95 ? value.toFixed(1) : value.toFixed(0);
+  return (bytes / 2 ** 30).toFixed(1);
 }
 
 /** Short facts on one line that breaks only between them; what is not known is left out. */

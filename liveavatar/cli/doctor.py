@@ -12,6 +12,7 @@ import json
 import sys
 from pathlib import Path
 
+from liveavatar.core.memory import gb_text
 from liveavatar.core.parallel import Precision
 from liveavatar.diagnostics.doctor import CheckpointReport, Part, inspect_checkpoint
 from liveavatar.monitoring.trace import record
@@ -74,32 +75,32 @@ def _part_line(part: Part) -> str:
     if not part.tensors:
         return f"{part.name:18} ok"
     amount = f"{len(part.tensors)} tensors, {part.num_parameters / 1e9:.3f} billion parameters"
-    return f"{part.name:18} ok   {amount}, {part.precision}, {part.num_bytes / 1e9:.2f} GB"
+    return f"{part.name:18} ok   {amount}, {part.precision}, {gb_text(part.num_bytes)}"
 
 
 def _memory_lines(report: CheckpointReport) -> list[str]:
     return [
         f"One GPU that makes {size} alone needs about "
-        + " or ".join(f"{gigabytes:.0f} GB ({precision})" for precision, gigabytes in needed.items())
+        + " or ".join(f"{gb_text(num_bytes)} ({precision})" for precision, num_bytes in needed.items())
         + "."
         for size, needed in _memory_needed(report).items()
     ]
 
 
-def _memory_needed(report: CheckpointReport) -> dict[str, dict[str, float]]:
-    """Return gigabytes by picture size and precision; nothing for a model of another size than the published."""
+def _memory_needed(report: CheckpointReport) -> dict[str, dict[str, int]]:
+    """Return bytes by picture size and precision; nothing for a model of another size than the published."""
     if report.part("transformer").num_parameters != _PUBLISHED_PARAMETERS:
         return {}
     return {
-        str(size): {precision: _gigabytes(size, precision) for precision in _PRECISIONS} for size in _SIZES
+        str(size): {precision: _bytes_needed(size, precision) for precision in _PRECISIONS} for size in _SIZES
     }
 
 
-def _gigabytes(size: VideoSize, precision: Precision) -> float:
+def _bytes_needed(size: VideoSize, precision: Precision) -> int:
     role = RankRole(
         size=size, num_steps=_STEPS, precision=precision, latents_per_decode=1, encodes_speech=True
     )
-    return round(forecast_bytes(role) / 1e9, 1)
+    return forecast_bytes(role)
 
 
 def _as_json(report: CheckpointReport) -> dict[str, object]:
@@ -117,5 +118,5 @@ def _as_json(report: CheckpointReport) -> dict[str, object]:
             for part in report.parts
         ],
         "problems": [dataclasses.asdict(problem) for problem in report.problems],
-        "gigabytes_needed": _memory_needed(report) if report.is_usable else {},
+        "bytes_needed": _memory_needed(report) if report.is_usable else {},
     }

@@ -1,4 +1,4 @@
-"""python -m liveavatar fetch --to DIR: download the s2v engine's model, about 48 GB, and check it.
+"""python -m liveavatar fetch --to DIR: download the s2v engine's model, about 45 GB, and check it.
 
 What is already there is not fetched again, and a download that broke off goes on where it stopped. Exit codes:
 0 the model is whole, 1 it is not.
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from liveavatar.core.errors import Diagnosis
+from liveavatar.core.memory import gb_text
 from liveavatar.diagnostics.doctor import LORA_REPOSITORY, REPOSITORY, inspect_checkpoint
 from liveavatar.loading.checkpoint import LORA_NAME
 
@@ -106,6 +107,6 @@ def _no_room(folder: Path, files: Sequence[DryRunFileInfo]) -> Diagnosis | None:
     return Diagnosis(
         code="disk_almost_full",
         title="The disk has too little room for the model.",
-        cause=f"{missing / 1e9:.0f} GB are to be downloaded, {free / 1e9:.0f} GB are free in {folder}.",
+        cause=f"{gb_text(missing)} are to be downloaded, {gb_text(free)} are free in {folder}.",
         remedy="Make room or choose another folder with --to.",
     )

@@ -10,9 +10,10 @@ import dataclasses
 import json
 import sys
 
-from liveavatar.config import GIB, AppConfig
+from liveavatar.config import AppConfig
 from liveavatar.core.errors import Diagnosis, InputRejected
 from liveavatar.core.hardware import Machine
+from liveavatar.core.memory import GIB
 from liveavatar.core.parallel import KV_PRECISIONS, PRECISIONS
 from liveavatar.core.request import AUTO
 from liveavatar.monitoring.hardware import HardwareMonitor, HardwareSnapshot
@@ -35,7 +36,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="for example 5x24, 4x4090, 1xH100-80G, '2x RTX 6000 Ada'; without it, this machine's cards",
     )
     parser.add_argument(
-        "--host-memory", type=float, metavar="GIB", help="host memory of the machine of --gpus"
+        "--host-memory", type=float, metavar="GB", help="host memory of the machine of --gpus"
     )
     parser.add_argument("--size", default=AUTO, help="auto, or a size such as 720*400")
     parser.add_argument(

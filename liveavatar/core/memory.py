@@ -63,6 +63,11 @@ class MemoryBudget:
         return sum(item.num_bytes for item in self.items if item.name == name)
 
 
-def gib_text(num_bytes: float) -> str:
-    """Return "23.6 GiB"."""
-    return f"{num_bytes / GIB:.1f} GiB"
+def gb_text(num_bytes: float) -> str:
+    """Return "23.6 GB"; wherever an operator reads it, GB is 2**30 bytes, as cards are sold and drivers count."""
+    return f"{gb_digits(num_bytes)} GB"
+
+
+def gb_digits(num_bytes: float) -> str:
+    """Return "23.6", for tables whose heading names the unit."""
+    return f"{num_bytes / GIB:.1f}"

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from liveavatar.core.memory import GIB, gb_text
 from liveavatar.monitoring.readings import GpuReading, Reading
 
-_GIB = 1024**3
-_BOOKKEEPING_BYTES, _BOOKKEEPING_SHARE = 0.5 * _GIB, 0.01
-_CULPRIT_BYTES = 2 * _GIB
+_BOOKKEEPING_BYTES, _BOOKKEEPING_SHARE = 0.5 * GIB, 0.01
+_CULPRIT_BYTES = 2 * GIB
 _CULPRIT_SHARE = 0.1
 _MAX_NAMED_PROGRAMS = 2
 
@@ -81,14 +81,14 @@ def culprits(reading: Reading) -> list[Remark]:
         if others < max(_CULPRIT_BYTES, _CULPRIT_SHARE * gpu.total_bytes):
             continue
         named = ", ".join(
-            f"{name} {size_text(num_bytes)}" for name, num_bytes in use.programs[:_MAX_NAMED_PROGRAMS]
+            f"{name} {gb_text(num_bytes)}" for name, num_bytes in use.programs[:_MAX_NAMED_PROGRAMS]
         )
         remarks.append(
             Remark(
                 code="other_programs",
                 gpus=(gpu.index,),
                 values={"bytes": others, "programs": named},
-                text=f"Other programs use {size_text(others)} on GPU {gpu.index + 1}"
+                text=f"Other programs use {gb_text(others)} on GPU {gpu.index + 1}"
                 + (f" ({named})." if named else "."),
             )
         )
@@ -124,12 +124,6 @@ def unknowns(reading: Reading, *, is_wsl: bool) -> list[Remark]:
             Remark(code="not_reported", gpus=tuple(indices), values={"fields": ",".join(missing)}, text=text)
         )
     return remarks
-
-
-def size_text(num_bytes: float) -> str:
-    """Return "32 GB" or "3.4 GB"."""
-    value = num_bytes / _GIB
-    return f"{value:.1f} GB" if value < 10 else f"{value:.0f} GB"
 
 
 def _missing_fields(gpu: GpuReading) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from liveavatar.core.errors import Diagnosis, EngineFailed
-from liveavatar.core.memory import gib_text
+from liveavatar.core.memory import gb_text
 
 _ALIGNMENT = 256  # bytes; what matrix products and copies ask for at most
 _PORTABLE = 1  # cudaHostRegisterPortable
@@ -128,7 +128,7 @@ def _lock(memory: Tensor) -> None:
             Diagnosis(
                 code="host_memory_full",
                 title="The machine's memory is too small for this plan.",
-                cause=f"{gib_text(memory.numel())} of it could not be set aside for the graphics card"
+                cause=f"{gb_text(memory.numel())} of it could not be set aside for the graphics card"
                 f" (CUDA error {status}).",
                 remedy="Close other programs or choose a smaller picture size.",
                 facts={"needed_bytes": memory.numel()},

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 
 from liveavatar.core.hardware import Machine
-from liveavatar.core.memory import gib_text
+from liveavatar.core.memory import gb_text
 from liveavatar.planning.choice import REAL_TIME_FPS, WIDESCREEN, Choice, auto_sizes
 from liveavatar.planning.hardware_table import CARDS
 from liveavatar.planning.layouts import MAX_WORLD
@@ -38,7 +38,7 @@ def why_smaller(choice: Choice) -> tuple[str, ...]:
         machine, gpus=tuple(dataclasses.replace(gpu, other_programs_bytes=0) for gpu in machine.gpus)
     )
     if others and _reaches(choice, asked, _ANY_SPEED, machine=emptied):
-        change = f"{asked} would fit if other programs gave back their {gib_text(others)}."
+        change = f"{asked} would fit if other programs gave back their {gb_text(others)}."
     else:
         change = _would_take(choice, asked, _ANY_SPEED, f"{asked}")
     return (*((closest.details.reason,) if closest else ()), change)

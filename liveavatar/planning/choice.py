@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from liveavatar.core.area_sizes import size_for_area
 from liveavatar.core.errors import Diagnosis, InputRejected
 from liveavatar.core.hardware import Machine
-from liveavatar.core.memory import gib_text
+from liveavatar.core.memory import gb_text
 from liveavatar.core.plan import ExecutionPlan
 from liveavatar.core.request import AUTO
 from liveavatar.core.sizes import SIZES, TIERS
@@ -193,8 +193,8 @@ def plan_sentences(candidate: Candidate) -> tuple[str, ...]:
             " where tiles meet, colours may differ by a few of 255 levels."
         )
     if configuration.offload.is_used:
-        sentences.append(f"{gib_text(candidate.details.host_bytes)} wait in host memory.")
-    size, rank = gib_text(memory_model.text_encoder_bytes()), text_rank(candidate)
+        sentences.append(f"{gb_text(candidate.details.host_bytes)} wait in host memory.")
+    size, rank = gb_text(memory_model.text_encoder_bytes()), text_rank(candidate)
     if rank is None:
         sentences.append(f"The text encoder ({size}) runs on the processor, once for every new prompt.")
     else:

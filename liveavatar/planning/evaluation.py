@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from liveavatar.core.hardware import GpuSpec
-from liveavatar.core.memory import MemoryBudget, gib_text
+from liveavatar.core.memory import MemoryBudget, gb_text
 from liveavatar.core.parallel import KvPrecision, ParallelPlan, Precision
 from liveavatar.planning import layouts, memory_model, speed_model
 from liveavatar.planning.calibration import Calibration
@@ -321,14 +321,14 @@ def host_bytes(groups: Sequence[RankGroup]) -> int:
 def _why_not(budgets: Sequence[MemoryBudget], missing_at_least: int) -> str:
     worst = max(budgets, key=lambda budget: budget.missing_bytes)
     largest = sorted(worst.items, key=lambda item: item.num_bytes, reverse=True)[:2]
-    parts = " and ".join(f"{gib_text(item.num_bytes)} of {item.name}" for item in largest)
+    parts = " and ".join(f"{gb_text(item.num_bytes)} of {item.name}" for item in largest)
     sentence = (
-        f"The card of {worst.role} needs {gib_text(worst.needed_bytes)} ({parts})"
-        f" and has {gib_text(worst.available_bytes)} to give: {gib_text(worst.missing_bytes)} too few"
+        f"The card of {worst.role} needs {gb_text(worst.needed_bytes)} ({parts})"
+        f" and has {gb_text(worst.available_bytes)} to give: {gb_text(worst.missing_bytes)} too few"
     )
     if missing_at_least == 0:
         return f"{sentence}."
-    return f"{sentence}, and still {gib_text(missing_at_least)} at its most frugal."
+    return f"{sentence}, and still {gb_text(missing_at_least)} at its most frugal."
 
 
 def _slowest(gpus: Sequence[GpuSpec]) -> GpuSpec:

@@ -22,6 +22,7 @@ from liveavatar.planning.model_spec import VideoSize
 
 MEASURED_SIZE = VideoSize(704, 384)  # the size of the measured peaks below
 
+# GB in these comments are 10**9 bytes, as the benchmark that measured them writes.
 # What the decoder's causal convolutions remember: 1.298 GB, in proportion to the pixels.
 DECODER_CACHE_BYTES_PER_PIXEL = 4801
 # Speech encoder in bf16: 0.63 GB of weights, 0.80 GB with 10 s of speech, 1.46 GB with 60 s.

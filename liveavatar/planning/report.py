@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from liveavatar.core.memory import GIB, MemoryBudget, gib_text
+from liveavatar.core.memory import MemoryBudget, gb_digits, gb_text
 from liveavatar.core.parallel import ParallelPlan
 from liveavatar.planning.choice import REAL_TIME_FPS, Choice, plan_sentences
 from liveavatar.planning.parallelism import Candidate
@@ -126,9 +126,9 @@ def _headline(choice: Choice) -> str:
     gpus = choice.machine.gpus
     if not gpus:
         return "No graphics card. The s2v engine needs one; the portrait engine runs without."
-    memory = " and ".join(dict.fromkeys(gib_text(gpu.total_bytes) for gpu in gpus))
+    memory = " and ".join(dict.fromkeys(gb_text(gpu.total_bytes) for gpu in gpus))
     used = sum(gpu.other_programs_bytes for gpu in gpus)
-    others = f", {gib_text(used)} of it taken by other programs" if used else ""
+    others = f", {gb_text(used)} of it taken by other programs" if used else ""
     return f"{choice.machine.describe()}, {memory} each{others}"
 
 
@@ -147,7 +147,7 @@ def _best_lines(choice: Choice) -> Iterator[str]:
     if best.streams > 1:
         yield f"        {best.streams} videos at a time"
     yield ""
-    yield "Memory in GiB, forecast"
+    yield "Memory in GB, forecast"
     yield from _table(
         ("rank", "card", "does", "needs", "may use", "of it"), map(_budget_row, details.budgets), 0
     )
@@ -157,15 +157,15 @@ def _best_lines(choice: Choice) -> Iterator[str]:
 
 def _budget_row(budget: MemoryBudget) -> tuple[str, ...]:
     items = sorted(budget.items, key=lambda item: item.num_bytes, reverse=True)
-    words = [f"{item.name} {item.num_bytes / GIB:.1f}" for item in items[:_ITEMS_SHOWN]]
+    words = [f"{item.name} {gb_digits(item.num_bytes)}" for item in items[:_ITEMS_SHOWN]]
     others = sum(item.num_bytes for item in items[_ITEMS_SHOWN:])
-    words.append(f"other {others / GIB:.1f}")
+    words.append(f"other {gb_digits(others)}")
     return (
         str(budget.rank),
         budget.gpu,
         budget.role,
-        f"{budget.needed_bytes / GIB:.1f}",
-        f"{budget.available_bytes / GIB:.1f}",
+        gb_digits(budget.needed_bytes),
+        gb_digits(budget.available_bytes),
         ", ".join(words),
     )
 
@@ -199,7 +199,7 @@ def _wrapped(*sentences: str, indent: int = 0) -> list[str]:
 
 
 def _table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]], num_right: int) -> list[str]:
-    """Return aligned lines; the first `num_right` columns and numbers of GiB stand on the right."""
+    """Return aligned lines; the first `num_right` columns and numbers of GB stand on the right."""
     cells = [header, *rows]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
     right = {

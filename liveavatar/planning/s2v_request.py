@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from liveavatar.core.errors import Diagnosis, InputRejected
 from liveavatar.core.hardware import GpuSpec, Machine
-from liveavatar.core.memory import GIB, gib_text
+from liveavatar.core.memory import GIB, gb_text
 from liveavatar.core.parallel import KvPrecision, Offload, ParallelPlan, Precision
 from liveavatar.core.plan import ExecutionPlan, ModelFiles
 from liveavatar.core.request import AUTO
@@ -200,8 +200,8 @@ def _without_forecast(
         fitting = size_for_free_memory(free, video_size, picture)
         if fitting != video_size:
             decisions.append(
-                f"{fitting} is made instead of {video_size}: {gib_text(free)} of memory are free;"
-                f" it would take {gib_text(_enough_memory(video_size, picture))}."
+                f"{fitting} is made instead of {video_size}: {gb_text(free)} of memory are free;"
+                f" it would take {gb_text(_enough_memory(video_size, picture))}."
             )
             video_size = fitting
     if not setup.gpus:

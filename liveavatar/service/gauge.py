@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from liveavatar.core.events import Telemetry
-from liveavatar.core.memory import MemoryItem
+from liveavatar.core.memory import MemoryItem, gb_text
 from liveavatar.core.plan import ExecutionPlan
 from liveavatar.monitoring.hardware import GpuSample, HardwareSnapshot
-from liveavatar.monitoring.remarks import Remark, size_text
+from liveavatar.monitoring.remarks import Remark
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,8 +77,8 @@ def fit_warnings(gauges: Sequence[CardGauge]) -> list[Remark]:
         if gauge.missing_bytes and gauge.needed_bytes:
             left = max(0, gauge.gpu.total_bytes - (gauge.other_bytes or 0))
             text = (
-                f"The next video needs {size_text(gauge.needed_bytes)} on GPU {gauge.gpu.index + 1}, "
-                f"where {size_text(left)} are left."
+                f"The next video needs {gb_text(gauge.needed_bytes)} on GPU {gauge.gpu.index + 1}, "
+                f"where {gb_text(left)} are left."
             )
             values = {"needed": gauge.needed_bytes, "left": left}
             remarks.append(Remark(code="will_not_fit", gpus=(gauge.gpu.index,), values=values, text=text))

@@ -55,8 +55,8 @@ def test_recorded_machines(paced: App, new_page: NewPage) -> None:
     studio = new_page(paced, viewport={"width": 390, "height": 844})
     shown = Shown(studio)
     for name, until_s, sentences in (
-        ("one_gpu", 18, ["Other programs use 21 GB on GPU 1 (python3 21 GB)."]),
-        ("five_gpus", 14, ["Other programs use 46 GB on GPU 4 (ollama 46 GB)."]),
+        ("one_gpu", 18, ["Other programs use 20.6 GB on GPU 1 (python3 20.6 GB)."]),
+        ("five_gpus", 14, ["Other programs use 46.0 GB on GPU 4 (ollama 46.0 GB)."]),
         (
             "eight_gpus",
             12,
@@ -84,7 +84,7 @@ def test_what_is_not_known_is_said_and_not_invented(paced: App, new_page: NewPag
 
     shown = Shown(new_page(paced))
     panel = shown.show(Machine(trace("five_gpus"), unavailable=FIELDS).play(until_s=2))
-    expect(panel.locator(".parts").first).to_have_text("In use 31 GB")
+    expect(panel.locator(".parts").first).to_have_text("In use 31.0 GB")
     expect(panel.locator(".unknowns")).to_contain_text("GPU 1 to 5 do not report utilisation")
     assert "null" not in panel.inner_text()
     assert "NaN" not in panel.inner_text()

@@ -78,7 +78,7 @@ def test_a_machine_without_a_graphics_card_is_told_so(real: App, new_page: NewPa
 def test_each_graphics_card_has_a_bar(paced: App, new_page: NewPage) -> None:
     meters = new_page(paced).open().page.locator("#studio-machine [role=meter]")
     assert meters.count() == 6, "five cards and the machine's own memory"
-    assert meters.nth(3).get_attribute("aria-valuetext") == "3.0 of 80 GB free"
+    assert meters.nth(3).get_attribute("aria-valuetext") == "3.0 of 80.0 GB free"
 
 
 def test_every_button_has_a_name(paced: App, new_page: NewPage) -> None:

@@ -163,7 +163,7 @@ def test_ranks_agree_on_what_the_poorest_has_room_for(
         assert set(sizes_of(video)) == {(64, 64)}
         (change,) = [event for event in events if " " in event]
         assert change.startswith(
-            "From the start: 64x64, 4 steps, instead of 128x64, 4 steps. 0.0 GiB of memory"
+            "From the start: 64x64, 4 steps, instead of 128x64, 4 steps. 0.0 GB of memory"
         )
     video, events = speaking[2]
     assert set(sizes_of(video)) == {(128, 64)}

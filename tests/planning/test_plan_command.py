@@ -13,7 +13,7 @@ from liveavatar.monitoring.hardware import GpuSample, HardwareMonitor, HardwareS
 def test_the_answer_for_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["plan", "--gpus", "5x24", "--size", "720*400"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "5 x 24 GB card, 23.6 GiB each"
+    assert lines[0] == "5 x 24 GB card, 23.6 GB each"
     assert "Plans that run, the best of each kind" in lines
     header = next(index for index, line in enumerate(lines) if line.startswith("  rank  card"))
     columns = lines[header].index("may use") + len("may use")
@@ -86,9 +86,7 @@ def _snapshot(*names: str, problem: str = "") -> HardwareSnapshot:
 def test_this_machines_cards(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(HardwareMonitor, "snapshot", lambda _: _snapshot("NVIDIA L40S", "NVIDIA L40S"))
     assert cli.main(["plan"]) == 0
-    assert capsys.readouterr().out.startswith(
-        "2 x L40S, 48.0 GiB each, 16.0 GiB of it taken by other programs"
-    )
+    assert capsys.readouterr().out.startswith("2 x L40S, 48.0 GB each, 16.0 GB of it taken by other programs")
 
 
 def test_what_is_not_known_about_this_machine_is_said() -> None:

@@ -113,8 +113,8 @@ def test_a_size_that_does_not_fit_shrinks_with_a_reason_and_pinned_is_refused() 
     assert plan.budgets[0].fits
     receipt = "\n".join(plan.decisions)
     assert "1280x704 does not fit on 1 x H100 SXM" in receipt
-    assert re.search(r"needs [\d.]+ GiB .* and has 15\.5 GiB to give: [\d.]+ GiB too few", receipt)
-    assert "1280x704 would fit if other programs gave back their 62.0 GiB." in receipt
+    assert re.search(r"needs [\d.]+ GB .* and has 15\.5 GB to give: [\d.]+ GB too few", receipt)
+    assert "1280x704 would fit if other programs gave back their 62.0 GB." in receipt
     with pytest.raises(InputRejected, match=r"does not fit.*Choose the size \d+\*\d+") as caught:
         plan_s2v(taken, size="1280*720", picture=PICTURE, pin_size=True)
     named = caught.value.diagnosis.remedy.split("size ")[1].split(",")[0]
@@ -155,7 +155,7 @@ def test_without_a_forecast_free_memory_limits_the_size(free_gib: float, expecte
     assert (plan.width, plan.height) == (expected.width, expected.height)
     told = [sentence for sentence in plan.decisions if "of memory are free" in sentence]
     assert bool(told) == (expected != asked)
-    assert all("it would take 12.0 GiB" in sentence for sentence in told)
+    assert all("it would take 12.0 GB" in sentence for sentence in told)
     pinned = plan_s2v(setup(host_free_gib=free_gib), size="720*400", picture=PICTURE, pin_size=True)
     assert (pinned.width, pinned.height) == (704, 384)
 

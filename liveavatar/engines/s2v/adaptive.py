@@ -19,7 +19,7 @@ from torch import Tensor
 
 from liveavatar.core.errors import Diagnosis, EngineFailed
 from liveavatar.core.events import Adjust
-from liveavatar.core.memory import gib_text
+from liveavatar.core.memory import gb_text
 from liveavatar.core.plan import ChangeCause, ExecutionPlan, PlanChange
 from liveavatar.engines.s2v.history import History
 from liveavatar.engines.s2v.memory import give_back, with_margin
@@ -207,14 +207,14 @@ class AdaptiveVideo:
             needed = ladder.needed_bytes(before)
             if needed <= available:
                 return
-            reason = f"It needs {gib_text(needed)}; {gib_text(available)} are to be had."
+            reason = f"It needs {gb_text(needed)}; {gb_text(available)} are to be had."
             self._ladder.fit(with_margin(available))
         else:
             size = VideoSize(before.width, before.height)
             fitting = size_for_free_memory(available, size, self._conditions.picture_size)
             if fitting == size:
                 return
-            reason = f"{gib_text(available)} of memory are to be had."
+            reason = f"{gb_text(available)} of memory are to be had."
             if not self._pin_size:
                 self._ladder.move_to(dataclasses.replace(before, width=fitting.width, height=fitting.height))
         if self.plan != before:
@@ -250,8 +250,8 @@ class AdaptiveVideo:
         )
         if needed > available:
             yield from self._remark(
-                f"The video stays as it is: {describe(plan)} needs {gib_text(needed)},"
-                f" and {gib_text(available)} are to be had."
+                f"The video stays as it is: {describe(plan)} needs {gb_text(needed)},"
+                f" and {gb_text(available)} are to be had."
             )
         else:
             yield self._move_to(plan, first_block=self._history.num_blocks)

@@ -28,6 +28,7 @@ from liveavatar.core.events import (
     Progress,
     Telemetry,
 )
+from liveavatar.core.memory import gb_text
 from liveavatar.core.plan import ExecutionPlan, PlanChange
 from liveavatar.core.request import ValidatedRequest
 from liveavatar.engines.s2v.adaptive import AdaptiveVideo, Remark, loaded_otherwise
@@ -96,7 +97,7 @@ class S2vEngine:
         loaded = self._meter.report(is_block=False)
         peaks = [event.peak_bytes for event in (*events, loaded) if isinstance(event, Telemetry)]
         if on_card:
-            log.info("%.1f GB of graphics memory at the peak", max(peaks) / 1e9)
+            log.info("%s of graphics memory at the peak", gb_text(max(peaks)))
         return dataclasses.replace(loaded, peak_bytes=max(peaks))
 
     def _make_silent_video(self, plan: ExecutionPlan, num_blocks: int) -> list[EngineEvent]:

@@ -21,7 +21,7 @@ from liveavatar.conditioning.audio_file import stream_16k
 from liveavatar.conditioning.image import prepare_picture
 from liveavatar.conditioning.reference import SinkLatents
 from liveavatar.core.events import Adjust
-from liveavatar.core.memory import gib_text
+from liveavatar.core.memory import gb_text
 from liveavatar.core.plan import ChangeCause, ExecutionPlan, PlanChange
 from liveavatar.core.request import ValidatedRequest
 from liveavatar.engines.s2v.adaptive import REMEDY, Made, Remark, backdrop_of
@@ -244,8 +244,8 @@ class SpreadVideo:
         if short:
             rank = short[0]
             reason = (
-                f"Graphics card {rank + 1} of {len(available)} needs {gib_text(ladder.needed_bytes(before, rank))};"
-                f" {gib_text(available[rank])} are to be had."
+                f"Graphics card {rank + 1} of {len(available)} needs {gb_text(ladder.needed_bytes(before, rank))};"
+                f" {gb_text(available[rank])} are to be had."
             )
             self.plan = ladder.fit_ranks(
                 before, self._picture_size, [with_margin(each) for each in available], self._skipped_rungs()
@@ -255,7 +255,7 @@ class SpreadVideo:
             fitting = size_for_free_memory(least, self._size, self._picture_size)
             if fitting == self._size:
                 return
-            reason = f"{gib_text(least)} of memory are to be had."
+            reason = f"{gb_text(least)} of memory are to be had."
             if not self._request.pin_size:
                 self.plan = dataclasses.replace(before, width=fitting.width, height=fitting.height)
         else:
@@ -273,8 +273,8 @@ class SpreadVideo:
             rank = short[0]
             text = (
                 f"The video stays as it is: for {describe(plan, num_steps)}, graphics card {rank + 1} of"
-                f" {len(available)} needs {gib_text(ladder.needed_bytes(plan, rank))}, and"
-                f" {gib_text(with_margin(available[rank]))} are to be had."
+                f" {len(available)} needs {gb_text(ladder.needed_bytes(plan, rank))}, and"
+                f" {gb_text(with_margin(available[rank]))} are to be had."
             )
             self._to_tell.append(Remark(text=text))
             return
