@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 import signal
 import socket
 import time
@@ -32,7 +31,8 @@ from liveavatar.diagnostics.torch_errors import from_torch_log
 from liveavatar.planning.placement import place_ranks
 from liveavatar.service.cluster import Cluster, RemoteRanks
 from liveavatar.service.engine_link import EngineLink
-from liveavatar.service.rank_processes import RankProcesses, make_run_dir
+from liveavatar.service.rank_processes import RankProcesses
+from liveavatar.service.run_directory import RunDirectory
 
 # After the first sign of trouble: causes are told at once; the end of a process that held much graphics memory
 # may show only after its peers have complained.
@@ -57,12 +57,12 @@ class EngineRun:
         self._ranks = range(self.world_size)
         self._cluster = cluster
         counts = _ranks_by_machine(plan, cluster)
-        self._run_dir = make_run_dir()
+        self._directory = RunDirectory()
         self._log_path = log_path
         self._log_start = log_path.stat().st_size if log_path.exists() else 0
         is_here_alone = not any(counts)
         self._link = (
-            EngineLink(context, WireAddress.in_directory(self._run_dir))
+            EngineLink(context, WireAddress.in_directory(self._directory.path))
             if cluster is None or is_here_alone
             else EngineLink(context, WireAddress.on_network(cluster.endpoint.host), cluster.key)
         )
@@ -81,7 +81,7 @@ class EngineRun:
             )
             launch = dataclasses.replace(launch, cards=_cards(plan, launch.ranks))
             self._parts.append(
-                RankProcesses(module, launch, self._run_dir, log_path)
+                RankProcesses(module, launch, self._directory.path, log_path)
                 if not machine or cluster is None
                 else RemoteRanks(cluster, machine, launch)
             )
@@ -183,7 +183,7 @@ class EngineRun:
         for part in self._parts:
             part.end()
         self._link.close()
-        shutil.rmtree(self._run_dir, ignore_errors=True)
+        self._directory.remove()
 
     def _ends_engine(self, failure: Failed) -> bool:
         """Whether this is more than the end of a job: peers of a rank that failed wait for it in vain."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import secrets
-import shutil
 import socket
 import time
 from pathlib import Path
@@ -21,7 +20,8 @@ from liveavatar.core.launch import Card, MachineState, Wanted
 from liveavatar.service.cluster import LOST_S, TELL_S, Endpoint
 from liveavatar.service.cluster_key import ClusterKey
 from liveavatar.service.failure_folder import new_failure_folder
-from liveavatar.service.rank_processes import RankProcesses, address_towards, make_run_dir
+from liveavatar.service.rank_processes import RankProcesses, address_towards
+from liveavatar.service.run_directory import RunDirectory
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,8 @@ class MachineAgent:
         key.connect(self._socket)
         self._socket.connect(f"tcp://{endpoint}")
         self._processes: RankProcesses | None = None
-        self._run, self._run_dir = "", Path()
+        self._directory: RunDirectory | None = None
+        self._run = ""
         self._heard_at = 0.0
         self._tell_at = 0.0
 
@@ -97,22 +98,22 @@ class MachineAgent:
             return
         self._end(keeps_stacks=wanted.keeps_stacks)
         if wanted.launch is not None:
-            self._run, self._run_dir = wanted.run, make_run_dir()
+            self._run, self._directory = wanted.run, RunDirectory()
             self._processes = RankProcesses(
-                self._module, wanted.launch, self._run_dir, self._data_dir / "engine.log"
+                self._module, wanted.launch, self._directory.path, self._data_dir / "engine.log"
             )
             log.info("ranks %s started", list(wanted.launch.ranks))
 
     def _end(self, *, keeps_stacks: bool) -> None:
-        if self._processes is None:
+        if self._processes is None or self._directory is None:
             return
         if keeps_stacks:
             folder = new_failure_folder(self._data_dir / "failures")
             self._processes.dump_stacks(folder)
             log.warning("the engine hung; what its ranks were doing here is kept in %s", folder)
         self._processes.end()
-        shutil.rmtree(self._run_dir, ignore_errors=True)
-        self._processes, self._run = None, ""
+        self._directory.remove()
+        self._processes, self._directory, self._run = None, None, ""
         log.info("ranks ended")
 
     def _state(self) -> MachineState:

@@ -13,7 +13,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -107,12 +106,6 @@ class RankProcesses:
                 os.killpg(process.pid, signal.SIGKILL)
         for process in self._processes.values():
             process.wait(_REAP_S)
-
-
-def make_run_dir() -> Path:
-    """Make a directory that only this user can enter, for socket files and what ranks leave behind."""
-    base = os.environ.get("XDG_RUNTIME_DIR")
-    return Path(tempfile.mkdtemp(prefix="liveavatar-", dir=base if base and Path(base).is_dir() else None))
 
 
 def _environment(launch: Launch, rank: int, run_dir: Path) -> dict[str, str]:
