@@ -6,7 +6,7 @@ memory bandwidth come from `rates_source`, a copy of the maker's numbers. Memory
 (`total capacity` in PyTorch's messages), seen in public reports where `memory_source` says so, else assumed as the
 printed size less what the driver and error correction take on cards of the same kind. Links: assumed as the share of
 the data sheet's rate that large transfers reach (80 % of NVLink, 12 GB/s through host memory on GeForce cards, whose
-driver offers no direct transfer; 20 and 40 GB/s over PCI Express 4 and 5 with direct transfer, 25 and 50 GB/s from
+driver offers no direct transfer; 20 and 40 GB/s over PCI Express 4 and 5 with direct transfer, 25 and 54 GB/s from
 host memory). What runs on a machine measure corrects its predictions, see calibration.py.
 """
 
@@ -21,7 +21,7 @@ from liveavatar.core.memory import GIB
 
 _T, _G = 1e12, 1e9
 _NO_DIRECT_TRANSFER, _PCIE4, _PCIE5 = 12 * _G, 20 * _G, 40 * _G
-_HOST_PCIE4, _HOST_PCIE5 = 25 * _G, 50 * _G
+_HOST_PCIE4, _HOST_PCIE5 = 25 * _G, 54 * _G  # over PCIe 5, an H200 was measured: 54.7 from pinned memory
 _NVLINK_SHARE = 0.8
 _MEMORY = re.compile(r"(?<![a-z0-9.])(\d{1,4}(?:\.\d+)?)\s*(?:g|gb|gib)(?![a-z0-9])", re.IGNORECASE)
 
