@@ -41,7 +41,7 @@ from tests.planning.test_s2v_request import card, setup
 from tests.tiny_checkpoint import write_tiny_checkpoint
 
 # Measured with AllocationLimit, thin autoencoder: 20.1 MB at 128x64, and 17.9 MB to go on there after a break; 13.0 MB
-# are enough for both at 64x64. With an autoencoder of width 4: 13.9 MB at 64x64, below 13.4 MB decoding in small pieces.
+# are enough for both at 64x64. With an autoencoder of width 4: 13.9 MB at 64x64, less than 13.4 MB in small pieces.
 FITS_ALL, FITS_SMALL, FITS_NOTHING = 30e6, 14e6, 5e6
 FITS_PIECES_ONLY = 13.6e6
 PLENTY = 1000 * MIB
