@@ -118,18 +118,22 @@ def quantize(x: Tensor, scheme: Fp8Scheme) -> tuple[Tensor, Tensor]:
     return scaled.to(torch.float8_e4m3fn), factor.reciprocal().view(1, 1)
 
 
+def _gelu_then_quantize(x: Tensor) -> tuple[Tensor, Tensor]:
+    return quantize(F.gelu(x, approximate="tanh"), "per_row")
+
+
 @torch.library.custom_op(
     "liveavatar::gelu_quantize", mutates_args=(), device_types="cpu", schema="(Tensor x) -> (Tensor, Tensor)"
 )
 def gelu_quantize(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return `quantize` of the GELU of tokens [..., width], a scale per row: (e4m3 values, float32 [..., 1])."""
-    return quantize(F.gelu(x, approximate="tanh"), "per_row")
+    return _gelu_then_quantize(x)
 
 
 @gelu_quantize.register_kernel("cuda")
 def _(x: Tensor) -> tuple[Tensor, Tensor]:
     if x.dtype != torch.bfloat16 or find_spec("triton") is None:
-        return quantize(F.gelu(x, approximate="tanh"), "per_row")
+        return _gelu_then_quantize(x)
     from liveavatar.loading import gelu_kernel
 
     return gelu_kernel.gelu_quantize(x.contiguous(), largest=E4M3_MAX, smallest_amax=SMALLEST_AMAX)
