@@ -35,11 +35,15 @@ def paint_mouth(
     *,
     half_width: float = 60.0,
     gap: float = 0.0,
+    bow: float = 0.0,
     tilt_degrees: float = 0.0,
     centre: tuple[float, float] = (200.0, 150.0),
     size: tuple[int, int] = (360, 400),
 ) -> PaintedMouth:
-    """Paint skin with a little texture, two lips and, between parted ones, teeth above a dark cavity."""
+    """Paint skin with a little texture, two lips and, between parted ones, teeth above a dark cavity.
+
+    The lips' middle lies `bow` half widths below their corners.
+    """
     angle = np.deg2rad(tilt_degrees)
     half = half_width * np.array([np.cos(angle), np.sin(angle)])
     frame = CornerFrame.between(np.array(centre) - half, np.array(centre) + half)
@@ -49,7 +53,7 @@ def paint_mouth(
     texture = 1.0 + 0.05 * np.sin(9 * u) * np.cos(7 * v) + 0.06 * u
     picture = np.array(SKIN, np.float32) * texture[..., None]
     between = np.abs(u) < 1
-    upper, lower = lip_arc(u, -0.3 * gap), lip_arc(u, 0.7 * gap)
+    upper, lower = lip_arc(u, bow - 0.3 * gap), lip_arc(u, bow + 0.7 * gap)
     thickness = lip_arc(u, LIP_THICKNESS)
     soft = 1.0 / half_width
 
@@ -64,7 +68,7 @@ def paint_mouth(
         lay((50, 40, 90), upper - 0.015, lower + 0.015)  # the line between closed lips
     return PaintedMouth(
         picture=np.clip(picture, 0, 255).astype(np.uint8),
-        points=_points(frame, gap),
+        points=_points(frame, gap, bow),
         frame=frame,
         gap=gap,
     )
@@ -76,7 +80,7 @@ def _local(frame: CornerFrame, rows_and_columns: Floats) -> tuple[Floats, Floats
     return local[..., 0].astype(np.float32), local[..., 1].astype(np.float32)
 
 
-def _points(frame: CornerFrame, gap: float) -> FacePoints:
+def _points(frame: CornerFrame, gap: float, bow: float) -> FacePoints:
     u = np.linspace(-0.75, 0.75, 7, dtype=np.float32)
 
     def pixels(u_values: Floats, v_values: Floats) -> PointRows:
@@ -86,7 +90,8 @@ def _points(frame: CornerFrame, gap: float) -> FacePoints:
         point = pixels(np.array([u_value], np.float32), np.array([v_value], np.float32))
         return point.reshape(2)
 
-    upper, lower, thickness = lip_arc(u, -0.3 * gap), lip_arc(u, 0.7 * gap), lip_arc(u, LIP_THICKNESS)
+    upper, lower = lip_arc(u, bow - 0.3 * gap), lip_arc(u, bow + 0.7 * gap)
+    thickness = lip_arc(u, LIP_THICKNESS)
     return FacePoints(
         mouth_left=pixel(-1, 0),
         mouth_right=pixel(1, 0),
@@ -112,13 +117,16 @@ def is_lip(frame_picture: Picture) -> NDArray[np.bool_]:
 
 
 def lip_gap_px(frame_picture: Picture, mouth: PaintedMouth) -> float:
-    """Mean length of the stretch without lip between the two lips, over the middle columns (upright mouth)."""
+    """Mean distance between the two lips over the middle columns (upright mouth); a tongue is no lip."""
     x = round(float(mouth.frame.centre[0]))
     gaps = []
     for column in range(x - 2, x + 3):
         rows = np.flatnonzero(is_lip(frame_picture)[:, column])
         assert rows.size > 0, f"no lip in column {column}"
-        gaps.append(int(rows[-1] - rows[0] + 1 - rows.size))
+        ends = np.flatnonzero(
+            np.diff(rows) > 1
+        )  # of the runs of lip hue: upper lip, perhaps tongue, lower lip
+        gaps.append(int(rows[ends[-1] + 1] - rows[ends[0]] - 1) if ends.size else 0)
     return float(np.mean(gaps))
 
 

@@ -80,6 +80,34 @@ def test_rounding_makes_the_opening_an_oval() -> None:
     np.testing.assert_allclose((rounded.lower - rounded.upper)[near_corner], 0.0, atol=1e-6)
 
 
+def bow_of_line(mouth: PaintedMouth, **channels: float) -> float:
+    """How far the middle of closed lips hangs below their corners, in half mouth widths."""
+    edges = renderer_of(mouth).lip_edges(mouth_vector(press=1.0, **channels))
+    corner = float(np.mean(np.interp([-1.0, 1.0], edges.u, edges.upper)))
+    return float(np.interp(0.0, edges.u, edges.upper)) - corner
+
+
+def test_rounding_straightens_a_smiling_line() -> None:
+    smiling = paint_mouth(bow=0.2)
+    assert bow_of_line(smiling) > 0.15
+    assert 0.0 <= bow_of_line(smiling, round=1.0) < 0.07
+    assert bow_of_line(paint_mouth(), round=1.0) == pytest.approx(0.0, abs=0.02)
+
+
+def test_parted_lips_do_not_carry_the_dark_line_between_closed_ones() -> None:
+    mouth = paint_mouth()
+    ends = [
+        tuple(np.rint(end).astype(int).tolist())
+        for end in (mouth.points.mouth_left, mouth.points.mouth_right)
+    ]
+    cv2.line(mouth.picture, *ends, color=(50, 40, 90), thickness=3)
+    edges = renderer_of(mouth).lip_edges(mouth_vector(open=0.8, jaw=0.8))
+    edge = mouth.frame.half_width * float(np.interp(0.0, edges.u, edges.lower))
+    column, row = np.rint(mouth.frame.centre + edge * mouth.frame.v_axis).astype(int)
+    brightness = render(mouth, open=0.8, jaw=0.8)[row + 1 : row + 8, column].mean(axis=-1)
+    assert brightness.min() > 0.95 * brightness.max()
+
+
 def test_smile_lifts_the_corners() -> None:
     renderer = renderer_of(paint_mouth())
     rest, smile = (renderer.lip_edges(mouth_vector(), smile=amount) for amount in (0.0, 1.0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 
@@ -49,6 +50,16 @@ def test_closed_lips_share_one_edge() -> None:
     anatomy = measure_mouth(mouth.picture, mouth.points)
     assert anatomy.gap < 0.025
     assert anatomy.jaw_drop == 0.0
+
+
+def test_a_shadow_at_one_side_does_not_part_closed_lips() -> None:
+    mouth = paint_mouth()
+    centre = (
+        np.rint(mouth.frame.centre - 0.5 * mouth.frame.half_width * mouth.frame.u_axis).astype(int).tolist()
+    )
+    shaded = mouth.picture.copy()
+    cv2.ellipse(shaded, centre, (13, 8), 0, 0, 360, (20, 18, 30), -1)
+    assert measure_mouth(shaded, mouth.points).gap < 0.025
 
 
 def test_lips_are_never_thicker_than_lips() -> None:

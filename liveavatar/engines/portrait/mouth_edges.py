@@ -27,7 +27,8 @@ CONTOUR_SCALES = np.linspace(0.72, 1.40, 69)  # candidates, against the measured
 CONTOUR_ROUGHNESS = 0.15  # cost of one candidate of difference between neighbouring rays
 CONTOUR_WINDOW = 6  # candidates on either side that are compared
 DARK_OUTSIDE_PENALTY = 3.0  # cost when all of the surroundings of the rim are as dark as the mouth's depth
-CLOSED_GAP, OPEN_GAP = 0.09, 0.15  # parted less than the first: closed; more than the second: open
+CLOSED_GAP, OPEN_GAP = 0.10, 0.15  # parted less than the first: closed; more than the second: open
+MIDDLE_REACH = 0.6  # |u| up to which the parting counts: a highlight at one side must not part the lips
 SMOOTHING_COLUMNS = 2.0  # Gaussian sigma; lips have no corners but their ends
 
 
@@ -50,7 +51,7 @@ def refine_inner_lips(
     upper_gain = _border_strength(redness[::-1], lightness[::-1])[::-1]
     upper_found = _best_path(upper_gain, v, upper_start, reach)
     lower_found = _best_path(lower_gain, v, lower_start, reach)
-    gap_found = float(np.percentile(lower_found - upper_found, 95))
+    gap_found = float(np.median((lower_found - upper_found)[np.abs(u) < MIDDLE_REACH]))
     middle = _best_path(
         -_smooth_rows(lightness) / LIGHTNESS_SCALE, v, 0.5 * (upper_found + lower_found), SEARCH_BASE / 2
     )

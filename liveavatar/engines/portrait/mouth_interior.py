@@ -22,13 +22,14 @@ DARK, GUM, TONGUE, TOOTH = range(4)
 # Teeth. Widths of half a central incisor and so on, for an arch about as wide as the mouth.
 INCISOR_WIDTH, SIDE_TOOTH_WIDTH = 0.27, 0.21
 UPPER_TEETH_BELOW_LINE = 0.115  # edges of the upper incisors below the line of closed lips
-UPPER_ARCH_RISE = 0.10  # the arch curves away: its edges are higher at the sides
-UPPER_TEETH_REACH = 0.88
+UPPER_ARCH_RISE = 0.06  # the arch curves away: its edges are higher at the sides
+ROUND_HIDES_TEETH = 0.08  # lips that come forward cover more of the teeth
+UPPER_TEETH_REACH, UPPER_TEETH_FADE = 1.0, 0.30  # the last ones are lost in the cheeks' shadow
 TIPS_IN_SHADOW = 0.09  # upper teeth are seen fully where this much of them shows
 LOWER_TEETH_REACH = 0.66
 LOWER_TOOTH_WIDTH = 0.17
-LOWER_TEETH_SHOWN = 0.035  # above the lower lip in an open mouth
-LOWER_TEETH_TONE = 0.50  # lower teeth lie in the shade of the upper ones
+LOWER_TEETH_SHOWN = 0.05  # above the lower lip in an open mouth
+LOWER_TEETH_TONE = 0.58  # lower teeth lie in the shade of the upper ones
 GAP_BETWEEN_TEETH_TONE = 0.80
 SHADOW_TINT = np.array([-0.14, -0.03, 0.16], np.float32)  # blue green red: shadow under a lip is red
 SHADE_REDNESS = 0.8  # gum light per lost tooth brightness
@@ -92,7 +93,9 @@ class MouthInterior:
             self._add_lower_teeth(materials, view, shape, command)
             self._add_upper_teeth(materials, view, command)
         light = self._side_light(view) * self._lip_shadow(view, command)
-        warm_light = light[..., None] + (light * (1.0 - light))[..., None] * SHADOW_TINT
+        warm_light = light[..., None] + (light * (1.0 - light))[..., None] * (
+            self._light.colour * SHADOW_TINT
+        )
         colours = floats(cv2.transform(cv2.merge(materials), self._light.materials.T) * warm_light)
         if self._own_hangs_on_jaw:
             self._add_own_shout(colours, view, shape)
@@ -103,7 +106,7 @@ class MouthInterior:
     def _cavity(self, view: InteriorView, depth: Floats) -> list[Floats]:
         """Almost black in the depth, warmer towards the lower lip and the cheeks."""
         corner = np.minimum(view.column_u**2, 1.0) ** 2
-        warm = floats(0.04 + 0.16 * depth**2 + 0.45 * corner)
+        warm = floats(0.06 + 0.20 * depth**2 + 0.60 * corner)
         return [1.0 - warm, warm, np.zeros_like(warm), np.zeros_like(warm)]
 
     def _add_tongue(
@@ -114,19 +117,19 @@ class MouthInterior:
         if opening == 0.0:
             return
         floor, _ = self._middle_of(shape)
-        top = floor - opening * (0.55 + 0.30 * command.tongue) + 0.22 * view.u**2 + 0.03
+        top = floor - opening * (0.58 + 0.30 * command.tongue) + 0.22 * view.u**2
         cover = smoothstep(view.v - top, 0.0, 0.10) * smoothstep(np.abs(view.u), 0.86, 0.55)
         cover *= min(1.0, opening / 0.12)
         rise = np.clip((view.v - top) / 0.34, 0.0, 1.0)
         furrow = np.exp(-((view.u / 0.09) ** 2)) * 0.12 * rise
-        _lay_over(materials, TONGUE, cover, floats(0.30 + 0.70 * rise - furrow - 0.25 * view.u**2))
+        _lay_over(materials, TONGUE, cover, floats(0.40 + 0.60 * rise - furrow - 0.25 * view.u**2))
 
     def _add_lower_teeth(
         self, materials: list[Floats], view: InteriorView, shape: MouthShape, command: MouthCommand
     ) -> None:
         """A low arch that stands just above the lower lip, in the shade."""
         floor, middle = self._middle_of(shape)
-        shown = LOWER_TEETH_SHOWN + 0.05 * command.teeth + 0.03 * command.jaw
+        shown = LOWER_TEETH_SHOWN + 0.05 * command.teeth + 0.05 * command.jaw
         top = max(floor - shown, middle + 0.5 * (floor - middle)) + 0.20 * view.u**2
         cover = np.clip((view.v - top) / self._soft + 0.5, 0.0, 1.0)
         cover *= smoothstep(np.abs(view.u), LOWER_TEETH_REACH, LOWER_TEETH_REACH - 0.2)
@@ -146,10 +149,10 @@ class MouthInterior:
         across = count - np.floor(count)
         rounded = self._detail * 0.028 * (2.0 * np.abs(across - 0.5)) ** 2.5
         shorter = np.where((count >= 1.0) & (count < 2.0), self._detail * 0.016, 0.0)
-        below_line = UPPER_TEETH_BELOW_LINE - 0.05 * min(command.round, 1.0)
+        below_line = UPPER_TEETH_BELOW_LINE - ROUND_HIDES_TEETH * min(command.round, 1.0)
         edge = self._contact(view.u) + below_line - UPPER_ARCH_RISE * view.u**2 - rounded - shorter
         cover = np.clip((edge - view.v) / self._soft + 0.5, 0.0, 1.0)
-        cover *= smoothstep(side, UPPER_TEETH_REACH, UPPER_TEETH_REACH - 0.22)
+        cover *= smoothstep(side, UPPER_TEETH_REACH, UPPER_TEETH_REACH - UPPER_TEETH_FADE)
         # Tips that just show below the lip lie in its shadow; painted bright they would be a row of dots.
         cover *= smoothstep(edge - view.upper_edge, 0.0, TIPS_IN_SHADOW)
         tone = self._tooth_gaps(across) * (1.0 - 0.55 * side**1.6) * (1.0 - 0.25 * min(command.round, 1.0))
@@ -176,7 +179,7 @@ class MouthInterior:
         """The upper lip shades what is behind it, and the corners are dark."""
         below_upper = 0.50 + 0.50 * smoothstep(view.v - view.upper_edge, 0.0, 0.10 + 0.05 * command.open)
         above_lower = 0.82 + 0.18 * smoothstep(view.lower_edge - view.v, 0.0, 0.07)
-        corners = 1.0 - 0.5 * smoothstep(np.abs(view.column_u), 0.5, 1.0)
+        corners = 1.0 - 0.45 * smoothstep(np.abs(view.column_u), 0.6, 1.0)
         return np.asarray(below_upper * above_lower * corners, np.float32)
 
     def _add_own_smile(self, colours: Floats, view: InteriorView) -> None:

@@ -21,7 +21,7 @@ WORK_HALF_WIDTH_PX = 48.0  # colours are measured on a small copy: large mouths 
 # Materials in neutral daylight, blue green red.
 DARK_COLOUR = (14.0, 12.0, 26.0)
 GUM_COLOUR = (62.0, 56.0, 112.0)
-TONGUE_COLOUR = (82.0, 76.0, 150.0)
+TONGUE_COLOUR = (86.0, 80.0, 164.0)
 TOOTH_COLOUR = (168.0, 191.0, 205.0)
 GREY_SKIN_SPREAD = 0.15  # red minus blue over mean: real skin has 0.2 or more
 CAST_SHARE = 0.45  # how much of the skin's colour cast is the light's, not the skin's
@@ -33,6 +33,7 @@ class MouthLight:
 
     materials: Floats  # (4, 3): dark, gum, tongue, tooth; blue green red 0..255
     sideways: float  # change of log brightness from the mouth's middle to its right corner
+    colour: float  # 0 in grey pictures .. 1 where skin has its usual colour
     skin: Floats  # (3,), median skin around the mouth
 
 
@@ -50,21 +51,17 @@ def measure_light(picture: Picture, anatomy: MouthAnatomy) -> MouthLight:
         :, None
     ]
     materials = np.array([DARK_COLOUR, GUM_COLOUR, TONGUE_COLOUR, TOOTH_COLOUR]) * cast * brightness
-    materials = _as_colourful_as(materials, skin)
+    colour = float(np.clip(np.ptp(skin) / max(GREY_SKIN_SPREAD * float(skin.mean()), 1.0), 0.0, 1.0))
+    grey = (materials @ LUMA)[:, None]
+    materials = grey + (materials - grey) * colour
     inside = (v > anatomy.upper_inner(u) + 0.03) & (v < anatomy.lower_inner(u) - 0.03) & (np.abs(u) < 0.9)
     _learn_from_own_inside(materials, patch[inside], skin)
     return MouthLight(
         materials=np.clip(materials, 0.0, 245.0).astype(np.float32),
         sideways=_sideways_slope(patch, skin_mask, u),
+        colour=colour,
         skin=skin.astype(np.float32),
     )
-
-
-def _as_colourful_as(materials: NDArray[np.float64], skin: Floats) -> NDArray[np.float64]:
-    """Take the colour out of the materials in grey pictures; in pale ones, some of it."""
-    share = float(np.clip(np.ptp(skin) / max(GREY_SKIN_SPREAD * float(skin.mean()), 1.0), 0.0, 1.0))
-    grey = (materials @ LUMA)[:, None]
-    return np.asarray(grey + (materials - grey) * share, np.float64)
 
 
 def _small_patch(picture: Picture, anatomy: MouthAnatomy) -> tuple[Floats, Floats, Floats]:

@@ -16,14 +16,21 @@ from liveavatar.engines.portrait.mouth_anatomy import MouthAnatomy
 
 # Opening. A gap of 0.8 half widths is a loud "ah"; the root keeps the first opening visible.
 SMALLEST_GAP, GAP_RANGE, GAP_ONSET_POWER = 0.10, 0.72, 0.35
-UPPER_LIP_SHARE = 0.30  # of an opening; the jaw does the rest
+UPPER_LIP_SHARE = 0.34  # of an opening; the jaw does the rest
 JAW_RANGE = 0.62  # chin drop at jaw = 1
-CORNER_JAW_SHARE = 0.30  # how much of the jaw's drop the mouth corners follow
+CORNER_JAW_SHARE, MIDDLE_JAW_SHARE = 0.33, 0.14  # how much of the jaw's drop corners and upper lip follow
+STRAIGHTENING_ROUND, STRAIGHTENING_JAW = 0.85, 0.60  # a smiling line of the lips straightens with both
+MAX_STRAIGHTENED = 0.22  # of the line's bow; a deeper one is a grin drawn that way, which stays one
 
-UPPER_POINTEDNESS, LOWER_POINTEDNESS = 1.10, 0.72  # the upper lip lifts in the middle, the lower hangs
+# The opening's outline: powers of a lens. The upper lip lifts in the middle, the lower hangs; rounded lips stay in
+# touch at both sides, and what is open between them is nearly an ellipse.
+UPPER_POINTEDNESS, LOWER_POINTEDNESS, ROUND_POINTEDNESS = 1.15, 0.85, 0.75
+ROUND_IN_TOUCH = 0.30  # share of each half of rounded lips that stays in touch ...
+OPEN_PARTS_SIDES = 0.6  # ... less where the mouth is wide open
 
 # Width. Measured on speakers: spread lips are about a tenth wider, rounded ones a quarter narrower.
 WIDENING, NARROWING, ROUNDING, SMILE_WIDENING = 0.11, 0.16, 0.28, 0.05
+JAW_NARROWING = 0.06  # an open jaw pulls the corners in
 CORNER_LIFT_SMILE, CORNER_LIFT_WIDE = 0.15, 0.035
 
 # Lips.
@@ -32,7 +39,8 @@ FV_LOWER_ROLL = 0.45  # the lower lip tucks under the upper teeth
 FV_UPPER_LIFT, FV_GAP = 0.06, 0.05
 TEETH_UPPER_LIFT, TEETH_LOWER_DROP = 0.05, 0.06  # "s" bares the teeth a little
 LEAST_LIP = 0.02  # lips keep a little thickness at the corners, where their curves meet
-ROUND_PROTRUSION = 0.22  # rounded lips come forward and look thicker
+ROUND_PROTRUSION = 0.18  # rounded lips come forward and look thicker ...
+ROUND_SIDE_FULLNESS = 0.75  # ... most of all at both sides of the opening
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +71,7 @@ class MouthCommand:
     @property
     def width_scale(self) -> float:
         """Mouth width compared with the portrait's."""
-        spread = WIDENING * max(self.wide, 0.0) + SMILE_WIDENING * self.smile
+        spread = WIDENING * max(self.wide, 0.0) + SMILE_WIDENING * self.smile - JAW_NARROWING * self.jaw
         return (
             1.0 + spread - NARROWING * max(-self.wide, 0.0) * (1 - self.round / 1.2) - ROUNDING * self.round
         )
@@ -88,6 +96,7 @@ class MouthColumns:
     upper_slant: Floats  # vertical thickness of the lip's band over that across the band
     lower_slant: Floats
     hidden_rim: Floats  # rim of each lip that is never shown: in the portrait it touches teeth
+    contact_rim: Floats  # rim of each lip that is hidden once they part: the dark line between closed lips
     contact: Floats  # where closed lips meet
     corner_window: Floats  # 1 between the corners, falling to 0 in the cheeks
     jaw_window: Floats  # how much of the chin's drop this column follows
@@ -105,6 +114,7 @@ class MouthColumns:
             upper_slant=slant(anatomy.upper_inner(u), u),
             lower_slant=slant(anatomy.lower_inner(u), u),
             hidden_rim=_hidden_rim(anatomy, u),
+            contact_rim=_contact_rim(anatomy, u),
             contact=contact(u),
             corner_window=smoothstep(-u, 0.95 * left + 0.2, 0.9) * smoothstep(u, 0.95 * right + 0.2, 0.9),
             jaw_window=smoothstep(-u, 1.24 * left, 0.62 * left) * smoothstep(u, 1.24 * right, 0.62 * right),
@@ -149,6 +159,12 @@ def _hidden_rim(anatomy: MouthAnatomy, u: Floats) -> Floats:
     return np.asarray(parted * rim * smoothstep(np.abs(u), 1.0, 0.85), np.float32)
 
 
+def _contact_rim(anatomy: MouthAnatomy, u: Floats) -> Floats:
+    """The shade between lips that touch in the portrait; carried along by parted ones it would be an outline."""
+    touching = smoothstep(TabulatedCurve(values=anatomy.gap_values)(u), 0.06, 0.01)
+    return np.asarray(touching * (0.8 * anatomy.pixel + 0.025) * smoothstep(np.abs(u), 1.0, 0.85), np.float32)
+
+
 def shape_mouth(anatomy: MouthAnatomy, columns: MouthColumns, command: MouthCommand) -> MouthShape:
     """Move lips and jaw of the portrait as commanded."""
     side = np.minimum(np.abs(columns.u), 1.0)
@@ -158,12 +174,15 @@ def shape_mouth(anatomy: MouthAnatomy, columns: MouthColumns, command: MouthComm
     line = columns.contact + _corner_shift(command, columns, jaw_drop, side)
     upper_edge, lower_edge, gap = _part_lips(command, line, side)
     upper_roll, lower_roll = _lip_roll(anatomy, command, side)
-    upper_source = columns.upper_inner - upper_roll - 0.5 * columns.hidden_rim
-    lower_source = columns.lower_inner + lower_roll + columns.hidden_rim
+    contact_rim = columns.contact_rim * smoothstep(lower_edge - upper_edge, 0.03, 0.15)
+    upper_source = columns.upper_inner - upper_roll - 0.5 * columns.hidden_rim - contact_rim
+    lower_source = columns.lower_inner + lower_roll + columns.hidden_rim + contact_rim
     upper_border_source = np.minimum(columns.upper_outer, upper_source - LEAST_LIP)
     lower_border_source = np.maximum(columns.lower_outer, lower_source + LEAST_LIP)
     # Lips keep their thickness across: where they slant less than in the portrait they are thinner along v.
-    protrusion = np.float32(1.0 + ROUND_PROTRUSION * command.round)
+    protrusion = 1.0 + np.float32(command.round) * (
+        ROUND_PROTRUSION + ROUND_SIDE_FULLNESS * side**2 * (1 - side**2)
+    )
     upper_growth = protrusion * np.clip(slant(upper_edge, columns.u) / columns.upper_slant, 0.4, 1.6)
     lower_growth = protrusion * np.clip(slant(lower_edge, columns.u) / columns.lower_slant, 0.4, 1.6)
     return MouthShape(
@@ -182,21 +201,24 @@ def shape_mouth(anatomy: MouthAnatomy, columns: MouthColumns, command: MouthComm
 
 
 def _corner_shift(command: MouthCommand, columns: MouthColumns, jaw_drop: Floats, side: Floats) -> Floats:
-    """The lips' line follows the jaw a little, more at the corners; smiling lifts the corners."""
-    with_jaw = CORNER_JAW_SHARE * jaw_drop * (0.55 + 0.45 * side**2)
+    """The lips' line follows the jaw, mostly at the corners, and straightens; smiling lifts the corners."""
+    with_jaw = jaw_drop * (MIDDLE_JAW_SHARE + (CORNER_JAW_SHARE - MIDDLE_JAW_SHARE) * side**2)
+    sag = float(np.clip(np.interp(0.0, columns.u, columns.contact), -MAX_STRAIGHTENED, MAX_STRAIGHTENED))
+    straightening = STRAIGHTENING_ROUND * command.round + STRAIGHTENING_JAW * command.jaw
+    drop = min(straightening, 1.0) * (1.0 - command.smile) * sag
     lift = CORNER_LIFT_SMILE * command.smile + CORNER_LIFT_WIDE * max(command.wide, 0.0)
-    return np.asarray(with_jaw - np.float32(lift) * side**2 * columns.corner_window, np.float32)
+    return np.asarray(with_jaw + np.float32(drop - lift) * side**2 * columns.corner_window, np.float32)
 
 
 def _part_lips(command: MouthCommand, line: Floats, side: Floats) -> tuple[Floats, Floats, float]:
     """Upper edge, lower edge and middle gap. The opening is pointed at the corners, oval when rounded."""
     rounding = min(command.round, 1.0)
-    opening_width = 1.0 - 0.12 * rounding  # rounded lips stay in touch next to the corners
-    lens = np.clip(1.0 - (side / opening_width) ** 2.3, 0.0, 1.0)
-    upper_profile = lens ** (UPPER_POINTEDNESS - 0.35 * rounding)
-    lower_profile = lens ** (LOWER_POINTEDNESS + 0.05 * rounding)
+    in_touch = ROUND_IN_TOUCH * rounding * (1.0 - OPEN_PARTS_SIDES * min(command.open, 1.0))
+    lens = np.clip(1.0 - (side / (1.0 - in_touch)) ** 2.2, 0.0, 1.0)
+    upper_profile = lens ** (UPPER_POINTEDNESS + (ROUND_POINTEDNESS - UPPER_POINTEDNESS) * rounding)
+    lower_profile = lens ** (LOWER_POINTEDNESS + (ROUND_POINTEDNESS - LOWER_POINTEDNESS) * rounding)
     free = 1.0 - min(command.press, 1.0)
-    upper_lift = UPPER_LIP_SHARE * command.gap * (1.0 - 0.35 * rounding)
+    upper_lift = UPPER_LIP_SHARE * command.gap
     lower_drop = command.gap - upper_lift
     upper_lift += free * (TEETH_UPPER_LIFT * command.teeth + FV_UPPER_LIFT * command.fv)
     lower_drop += free * (TEETH_LOWER_DROP * command.teeth + (FV_GAP - FV_UPPER_LIFT) * command.fv)
