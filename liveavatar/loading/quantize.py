@@ -84,8 +84,9 @@ class Fp8Linear(nn.Module):
 
     def forward(self, x: Tensor | QuantizedInput) -> Tensor:
         """Return a tensor in the dtype of the input."""
-        if isinstance(x, Tensor):
-            x = QuantizedInput(*quantize(x, self.scheme), x.dtype)
+        tokens = x.shape[:-1] if isinstance(x, Tensor) else x.values.shape[:-1]
+        if isinstance(x, Tensor):  # flat, so that a norm before it is compiled to write nothing but 8 bits
+            x = QuantizedInput(*quantize(x.flatten(0, -2), self.scheme), x.dtype)
         values, scale = x.values.flatten(0, -2), x.scale.reshape(-1, 1)
         if values.is_cuda:
             product = torch._scaled_mm(
@@ -100,7 +101,7 @@ class Fp8Linear(nn.Module):
         else:
             scaled = F.linear(values.float(), self.weight.float()) * scale * self.weight_scale.t()
             product = (scaled if self.bias is None else scaled + self.bias.float()).to(x.dtype)
-        return product.unflatten(0, x.values.shape[:-1])
+        return product.unflatten(0, tokens)
 
     def extra_repr(self) -> str:
         """Describe the layer like nn.Linear does."""

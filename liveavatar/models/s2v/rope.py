@@ -34,10 +34,13 @@ class Rotary(NamedTuple):
 
 def apply_rotary(x_LHK: Tensor, rotary: Rotary) -> Tensor:
     """Turn the channel pairs of every head; computes in float32 and returns the input's dtype."""
-    cos_L1P, sin_L1P = rotary.cos_LP[:, None], rotary.sin_LP[:, None]
-    real, imaginary = x_LHK.float().unflatten(-1, (-1, 2)).unbind(-1)
-    turned = (real * cos_L1P - imaginary * sin_L1P, real * sin_L1P + imaginary * cos_L1P)
-    return torch.stack(turned, dim=-1).flatten(-2).to(x_LHK.dtype)
+    cos_L1P1, sin_L1P1 = (factor[:, None, :, None] for factor in rotary)
+    pairs = x_LHK.float().unflatten(-1, (-1, 2))
+    # real * cos - imaginary * sin, imaginary * cos + real * sin: without cutting pairs apart, compiled code reads
+    # whole rows.
+    signs = torch.arange(-1, 2, 2, device=x_LHK.device)
+    turned = pairs * cos_L1P1 + pairs.flip(-1) * (sin_L1P1 * signs)
+    return turned.flatten(-2).to(x_LHK.dtype)
 
 
 class GridRotary:
