@@ -41,5 +41,8 @@ class Engine(Protocol):
         Returns at once; called from another thread than `generate`. The answer is an event of the job.
         """
 
+    def measure(self) -> Telemetry | None:
+        """Return what the engine holds between two videos, None when it measures nothing."""
+
     def close(self) -> None:
         """Release everything. The engine is not used again."""

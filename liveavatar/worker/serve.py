@@ -209,6 +209,9 @@ class Worker:
             log.exception("job %s failed", job_id)
             if not isinstance(last, TERMINAL_EVENTS):
                 self._events.send(Failed(job_id=job_id, diagnosis=from_exception(error)))
+        measured = self._engine.measure()
+        if measured is not None:
+            self._events.send(measured)
 
     def _install_last_words(self) -> None:
         """Tell the app why this process dies, where that is still possible; dump stacks when asked or crashed."""

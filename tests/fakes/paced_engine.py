@@ -49,6 +49,9 @@ class PacedEngine:
     def adjust(self, wish: Adjust) -> None:
         """Nothing can be changed on the way; the app refuses earlier."""
 
+    def measure(self) -> None:
+        """Nothing to measure."""
+
     def close(self) -> None:
         """Nothing to release."""
 

@@ -88,6 +88,9 @@ class FakeEngine:
     def adjust(self, wish: Adjust) -> None:
         """Nothing can be changed on the way; the app refuses earlier."""
 
+    def measure(self) -> Telemetry:
+        return _telemetry(caches=0, block_s=None)
+
     def close(self) -> None:
         pass
 

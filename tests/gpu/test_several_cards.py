@@ -9,7 +9,6 @@ import dataclasses
 import os
 import signal
 import time
-import wave
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -18,7 +17,6 @@ import av
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from liveavatar.config import AppConfig
 from liveavatar.core.job import Job, JobState
@@ -28,7 +26,7 @@ from liveavatar.core.request import AUTO, GenerationRequest, ValidatedRequest
 from liveavatar.planning.planner import plan_request
 from liveavatar.service.facade import Studio
 from tests.conftest import wait_for_end, wait_until
-from tests.tiny_checkpoint import FOLDER_NAME, write_tiny_checkpoint
+from tests.gpu.inputs import request_of, tiny_checkpoint
 
 SECONDS, NUM_PICTURES = 2.2, 55  # five blocks: the cache rolls, the sink is refreshed
 SIDE = 64
@@ -86,35 +84,12 @@ def uncompiled() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    written = os.environ.get("LIVEAVATAR_TINY_CHECKPOINT")
-    if written:
-        return Path(written).absolute() / FOLDER_NAME
-    return write_tiny_checkpoint(tmp_path_factory.mktemp("checkpoint"))
+    return tiny_checkpoint(tmp_path_factory.mktemp("checkpoint"))
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("several_cards")
-
-
-def request_of(seconds: float, folder: Path) -> GenerationRequest:
-    picture, voice = folder / "picture.png", folder / f"{seconds}.wav"
-    ramp = np.linspace(0, 255, SIDE, dtype=np.uint8)
-    Image.fromarray(np.stack([np.broadcast_to(ramp[:, None], (SIDE, SIDE))] * 3, axis=-1)).save(picture)
-    time_s = np.arange(int(seconds * 16_000)) / 16_000
-    sound = 0.3 * np.sin(2 * np.pi * 180 * time_s) * (0.5 + 0.5 * np.sin(2 * np.pi * 4 * time_s))
-    with wave.open(str(voice), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(16_000)
-        file.writeframes((sound * 32767).astype("<i2").tobytes())
-    return GenerationRequest(
-        image_path=str(picture),
-        audio_path=str(voice),
-        prompt="she smiles",  # the tiny checkpoint takes 24 letters
-        engine="s2v",
-        whole_picture=True,
-    )
 
 
 def pictures_of(studio: Studio, job: Job) -> np.ndarray:
@@ -143,7 +118,7 @@ def make_video(
 @pytest.fixture(scope="module")
 def made(checkpoint: Path, folder: Path) -> Iterator[dict[ParallelPlan, Future[np.ndarray]]]:
     """The video of every layout that there are cards for. Apps start side by side: that takes most of the time."""
-    request = request_of(SECONDS, folder)
+    request = request_of(SECONDS, folder, SIDE, SIDE, AUTO)
     with ThreadPoolExecutor(AT_A_TIME) as threads:
         yield {
             layout: threads.submit(make_video, layout, checkpoint, folder, request)
@@ -182,7 +157,7 @@ def test_a_killed_rank_is_named_and_the_next_video_is_made(
     studio: StudioOfCards, made: dict[ParallelPlan, Future[np.ndarray]], folder: Path
 ) -> None:
     """The other card waits in a collective for the one that is gone."""
-    endless = studio.submit(request_of(120.0, folder))
+    endless = studio.submit(request_of(120.0, folder, SIDE, SIDE, AUTO))
     wait_until(lambda: studio.job(endless.id).frames_done >= 12, timeout_s=LOADED_S)
     killed_at = time.monotonic()
     os.kill(studio._supervisor.pids[1], signal.SIGKILL)
@@ -192,7 +167,9 @@ def test_a_killed_rank_is_named_and_the_next_video_is_made(
     assert broken.diagnosis.code == "engine_killed"
     assert "2 of 2" in broken.diagnosis.cause
     assert time.monotonic() - killed_at < 10
-    job = wait_for_end(studio, studio.submit(request_of(SECONDS, folder)).id, timeout_s=LOADED_S)
+    job = wait_for_end(
+        studio, studio.submit(request_of(SECONDS, folder, SIDE, SIDE, AUTO)).id, timeout_s=LOADED_S
+    )
     assert np.array_equal(pictures_of(studio, job), made[TENSOR].result())
 
 

@@ -125,8 +125,6 @@ def test_from_files_to_a_video(studio: Studio, submit: Callable[..., Job]) -> No
     assert video is not None
     check_video(video, seconds=1.1)
     (report,) = studio.telemetry()
-    assert report.block_s is not None
-    assert report.block_s > 0
     assert report.reserved_bytes == 0, "nothing lies on a graphics card"
 
 

@@ -44,16 +44,15 @@ def item_bytes(studio: Studio) -> dict[str, int]:
     return {item.name: item.num_bytes for item in gauge.items}
 
 
-def test_the_gauge_knows_items_after_loading_and_after_blocks(
+def test_the_gauge_knows_items_after_loading_during_and_after_a_video(
     studio: Studio, make_request: MakeRequest
 ) -> None:
     wait_until(lambda: studio.engine_status().state == "ready")
     assert "weights" in item_bytes(studio)
     assert "key-value caches" not in item_bytes(studio)
     assert engine_json(studio)["block_s"] is None
-    job = studio.submit(make_request())
-    assert wait_for_end(studio, job.id).state is JobState.FINISHED
-    wait_until(lambda: studio.engine_status().state == "ready")
+    job = studio.submit(make_request("slow", seconds=60.0))
+    wait_until(lambda: "key-value caches" in item_bytes(studio))
     (gauge,) = studio.card_gauges()
     assert gauge.own_bytes is not None
     assert item_bytes(studio) == {
@@ -64,13 +63,19 @@ def test_the_gauge_knows_items_after_loading_and_after_blocks(
     }
     assert engine_json(studio)["block_s"] == 0.25
     metrics = studio_metrics(studio).splitlines()
-    assert 'liveavatar_jobs{state="finished"} 1' in metrics
+    assert 'liveavatar_jobs{state="running"} 1' in metrics
     assert 'liveavatar_jobs{state="queued"} 0' in metrics
-    assert 'liveavatar_engine_state{state="ready"} 1' in metrics
+    assert 'liveavatar_engine_state{state="busy"} 1' in metrics
     assert 'liveavatar_engine_block_seconds{rank="0"} 0.25' in metrics
     assert f'liveavatar_engine_item_bytes{{rank="0",item="key-value caches"}} {9 * GIB}' in metrics
     (gpu,) = hardware_json(studio)["gpus"]
     assert sum(item["bytes"] for item in gpu["items"]) == gpu["own_bytes"]
+
+    studio.stop(job.id)
+    wait_for_end(studio, job.id)
+    wait_until(lambda: "key-value caches" not in item_bytes(studio))
+    assert item_bytes(studio)["weights"] == 30 * GIB
+    assert engine_json(studio)["block_s"] is None
 
 
 def test_an_engine_that_dies_leaves_no_items(studio: Studio, make_request: MakeRequest) -> None:

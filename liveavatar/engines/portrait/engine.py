@@ -107,6 +107,9 @@ class PortraitEngine:
     def adjust(self, wish: Adjust) -> None:
         """Nothing can be changed on the way; the app refuses earlier."""
 
+    def measure(self) -> None:
+        """Nothing: no graphics card is used."""
+
     def close(self) -> None:
         """Nothing to release beyond the process itself."""
 

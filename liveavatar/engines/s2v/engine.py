@@ -78,7 +78,7 @@ class S2vEngine:
         on_stage("reading")
         if plan.parallel is not None and plan.parallel.world_size > 1:
             self._spread = SpreadEngine(plan, on_stage, self._available_bytes)
-            return self._spread.report()
+            return self._spread.measure()
         plan = self._fitted(plan)
         self._parts = self._load_parts(plan)
         self._meter = Meter(self._parts.transformer.device)
@@ -92,9 +92,7 @@ class S2vEngine:
         on_stage("compiling" if on_card else "warming")
         num_blocks = _WARM_UP_BLOCKS_ON_CARD if on_card else _WARM_UP_BLOCKS
         events, self.why_not_compiled = compiled_or_not(lambda: self._make_silent_video(plan, num_blocks))
-        self._meter.begin_video()
-        self._meter.note_resident(self._parts.kept_tensors)
-        loaded = self._meter.report(is_block=False)
+        loaded = self.measure()
         peaks = [event.peak_bytes for event in (*events, loaded) if isinstance(event, Telemetry)]
         if on_card:
             log.info("%s of graphics memory at the peak", gb_text(max(peaks)))
@@ -129,6 +127,15 @@ class S2vEngine:
     def adjust(self, wish: Adjust) -> None:
         """Keep the wish for the running video, which looks for it before every block."""
         self._wishes.put(wish)
+
+    def measure(self) -> Telemetry:
+        """Return what stays on the card of this rank between two videos."""
+        if self._spread is not None:
+            return self._spread.measure()
+        assert self._parts is not None, "load comes first"
+        self._meter.begin_video()
+        self._meter.note_resident(self._parts.kept_tensors)
+        return self._meter.report(is_block=False)
 
     def close(self) -> None:
         """Give the memory back."""

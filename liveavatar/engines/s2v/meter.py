@@ -38,6 +38,7 @@ class Meter:
         self._resident, self._momentary = {}, {}
         self._block_began = time.monotonic()
         self._begin()
+        self._peak = 0
 
     def note_resident(self, items: Mapping[str, Iterable[Tensor]]) -> None:
         """Note what stays on the card, by item; the tensors themselves are not kept."""

@@ -86,8 +86,8 @@ class SpreadEngine:
             Path(plan.model.cache) / "compiled" if plan.model else None,
         )
 
-    def report(self) -> Telemetry:
-        """Return what this rank measured while it was loaded."""
+    def measure(self) -> Telemetry:
+        """Return what stays on this rank's card between two videos."""
         self._meter.begin_video()
         self._meter.note_resident(self._parts.kept_tensors)
         return self._meter.report(is_block=False)
