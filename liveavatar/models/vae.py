@@ -42,6 +42,7 @@ class StreamingVae(nn.Module):
         self.network.eval().requires_grad_(False)
         _use_channels_last(self.network)
         _use_own_upsampling(self.network)
+        _use_own_convolutions(self.network)
         self._encoder_slots = cache_slots(self.network.encoder)
         self._decoder_slots = cache_slots(self.network.decoder)
         mean, std = (torch.tensor(self.network.config[key]) for key in ("latents_mean", "latents_std"))
@@ -245,3 +246,27 @@ def _use_own_upsampling(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, WanResample) and module.mode == "upsample3d":
             module.__class__ = _Upsampling
+
+
+class _Convolution(WanCausalConv3d):
+    """Asks oneDNN itself on a processor.
+
+    PyTorch's own choice for one short piece of small pictures in 32 bits is a loop that takes up to ten times longer.
+    A compiler chooses for itself.
+    """
+
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if x.device.type == "cpu" and x.dtype == torch.float32 and not torch.compiler.is_compiling():
+            return torch.mkldnn_convolution(
+                x, weight, bias, self.padding, self.stride, self.dilation, self.groups
+            )
+        convolved: Tensor = super()._conv_forward(x, weight, bias)
+        return convolved
+
+
+def _use_own_convolutions(network: nn.Module) -> None:
+    if not torch.backends.mkldnn.is_available():
+        return
+    for module in network.modules():
+        if isinstance(module, WanCausalConv3d):
+            module.__class__ = _Convolution
