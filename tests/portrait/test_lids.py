@@ -78,6 +78,15 @@ def test_an_eye_without_a_dark_rim_gets_a_fainter_line() -> None:
     assert darkness(*plain) < 0.9 * darkness(*with_rims)
 
 
+def test_the_line_shows_on_dark_skin() -> None:
+    picture, points = face_with_rims(DARK_BROWN)
+    dark = (picture * 0.22).astype(np.uint8)
+    closed = shut(dark, points)
+    skin = 0.22 * np.mean(SKIN)
+    for eye in points.eyes:
+        assert skin - lash_line(closed, eye).mean() > 0.8 * skin
+
+
 def test_lashes_hang_below_the_line() -> None:
     picture, points = face_with_rims(DARK_BROWN, radius=330)
     eye = points.eyes[0]

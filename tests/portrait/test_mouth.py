@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -195,13 +197,29 @@ def test_wrong_inputs_are_refused() -> None:
         renderer.draw(mouth.picture.copy(), np.zeros(7, np.float32))
 
 
+def test_the_folds_of_a_smile_are_red_shade_and_grey_only_in_grey_pictures() -> None:
+    mouth = paint_mouth()
+    fold = np.zeros(mouth.picture.shape[:2], np.bool_)
+    x, y = mouth.frame.to_picture(np.array([-1.15, 1.15], np.float32), np.array([-0.3, -0.3], np.float32))
+    fold[y.round().astype(int), x.round().astype(int)] = True
+    luma = cv2.cvtColor(mouth.picture, cv2.COLOR_BGR2GRAY)
+    grey = replace(mouth, picture=np.repeat(luma[..., None], 3, axis=2).astype(np.uint8))
+    kept = [
+        (render(portrait, smile=1.0, press=0.1)[fold] / render(portrait, press=0.1)[fold]).mean(axis=0)
+        for portrait in (mouth, grey)
+    ]
+    assert kept[0][0] < kept[0][2] - 0.02, "blue fades more than red"
+    assert np.ptp(kept[1]) < 1e-6
+    assert max(kept[0][0], kept[1][0]) < 0.98, "there is a fold"
+
+
 def test_the_folds_of_a_smile_keep_off_the_mouth_corners() -> None:
     mouth = paint_mouth()
     u, v = np.linspace(-2, 2, 161, dtype=np.float32), np.linspace(-1, 1, 81, dtype=np.float32)
     renderer = renderer_of(mouth)
     command = MouthCommand.from_channels(mouth_vector(), smile=1.0)
     columns = MouthColumns.sample(renderer.anatomy, u)
-    folds = MouthFolds(renderer.anatomy, u, v)
+    folds = MouthFolds(renderer.anatomy, u, v, colour=1.0)
     shade = folds.shade(shape_mouth(renderer.anatomy, columns, command), command)
     assert shade is not None
     corner = (np.abs(np.abs(u) - 1.0) < 0.06)[None, :] & (np.abs(v) < 0.04)[:, None]

@@ -34,3 +34,17 @@ def test_tips_of_teeth_that_barely_show_are_no_row_of_bright_dots() -> None:
 @pytest.mark.parametrize("shown", [0.10, 0.2])
 def test_teeth_that_show_are_bright(shown: float) -> None:
     assert brightest_tooth(shown=shown) > 0.85
+
+
+def test_no_second_row_of_teeth_below_the_portraits_own() -> None:
+    mouth = paint_mouth(gap=0.18)
+    renderer = MouthRenderer(mouth.picture, mouth.points)
+    canvas = mouth.picture.copy()
+    vector = np.zeros(len(MOUTH_CHANNELS), np.float32)
+    vector[[MOUTH_CHANNELS.index("open"), MOUTH_CHANNELS.index("jaw")]] = 0.5
+    renderer.draw(canvas, vector)
+    u = np.linspace(-0.3, 0.3, 13, dtype=np.float32)
+    for below in (0.0, 0.02):
+        x, y = mouth.frame.to_picture(u, renderer.anatomy.lower_inner(u) + np.float32(below))
+        brightness = canvas[y.round().astype(int), x.round().astype(int)].mean(axis=-1)
+        assert brightness.max() < 80, f"{below} below the own teeth"

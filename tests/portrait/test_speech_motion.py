@@ -12,7 +12,13 @@ import pytest
 from liveavatar.engines.portrait.mel import SAMPLE_RATE
 from liveavatar.engines.portrait.motion import MOUTH_CHANNELS, Floats, SpeechMotion
 from liveavatar.engines.portrait.phones import TimedSound, mouth_targets
-from liveavatar.engines.portrait.speech_motion import SpeechAnalyser, choose_excerpts, voice_activity
+from liveavatar.engines.portrait.speech_motion import (
+    NetOutput,
+    SpeechAnalyser,
+    choose_excerpts,
+    shape_mouth,
+    voice_activity,
+)
 from liveavatar.engines.portrait.training.speech_scores import SpeechScores, best_lag, score_tracks
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -174,6 +180,19 @@ def test_activity_and_energy_come_without_the_net(voice: Floats, motion: SpeechM
     energy, activity = voice_activity(voice)
     np.testing.assert_array_equal(energy, motion.energy)
     np.testing.assert_array_equal(activity, motion.activity)
+
+
+def test_doubt_does_not_make_the_lips_tremble_and_closures_stay_whole() -> None:
+    mouth = np.zeros((30, len(MOUTH_CHANNELS)), np.float32)
+    mouth[:, OPEN] = 0.6
+    mouth[::2, PRESS] = 0.4
+    bilabial = np.zeros(30, np.float32)
+    bilabial[20:22] = 1.0
+    silent = np.zeros(30, np.float32)
+    output = NetOutput(mouth=mouth, silence=silent, bilabial=bilabial, labiodental=silent)
+    press = shape_mouth(output, activity=np.ones(30, np.float32), opening_gain=1.0)[:, PRESS]
+    assert np.ptp(press[4:18]) < 0.05
+    assert np.all(press[20:22] > 0.99)
 
 
 def test_excerpts_are_taken_where_there_is_speech() -> None:

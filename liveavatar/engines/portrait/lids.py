@@ -33,7 +33,8 @@ CREASE_SHADE = 0.10
 LID_WARMTH = np.array([0.965, 0.980, 1.0], np.float32)  # blue green red: the thin skin of a lid is redder
 
 LINE_WIDTH = 0.045
-LINE_TONE = 0.36  # the line is at least this dark against the skin
+LINE_TONE = 0.36  # the line is at least this dark against the skin ...
+LINE_CONTRAST = 36.0  # ... and on dark skin this many levels darker
 LASH_LENGTH = 0.20
 LASH_SPACING = 0.105
 LASH_FAN = 0.9  # how much the lashes lean towards the corner they are near
@@ -172,7 +173,8 @@ def _eye_line(picture: Picture, skin: Floats, eye: EyeShape) -> tuple[Floats, fl
     share = float(line.mean() / max(float(around.mean()), 1.0))
     line = (line + share * around) / 2  # the iris, which may show among the lashes, must not tint them
     strength = 0.65 + 0.35 * float(smoothstep(1 - share, *RIM_CONTRAST))
-    return floats(line * min(1.0, LINE_TONE / max(share, 1e-3))), strength
+    tone = min(LINE_TONE, max(0.0, 1 - LINE_CONTRAST / max(float(around.mean()), 1.0)))
+    return floats(line * min(1.0, tone / max(share, 1e-3))), strength
 
 
 def _lashes(eye: EyeShape) -> Floats:

@@ -38,11 +38,10 @@ class MouthRenderer:
         self._picture = np.ascontiguousarray(picture)
         self.anatomy = measure_mouth(self._picture, points)
         self._warp = MouthWarp(self.anatomy)
-        self._folds = MouthFolds(self.anatomy, self._warp.lattice.u, self._warp.lattice.v)
-        self._interior = MouthInterior(
-            self._picture, self.anatomy, measure_light(self._picture, self.anatomy)
-        )
         frame, lattice = self.anatomy.frame, self._warp.lattice
+        light = measure_light(self._picture, self.anatomy)
+        self._folds = MouthFolds(self.anatomy, lattice.u, lattice.v, colour=light.colour)
+        self._interior = MouthInterior(self._picture, self.anatomy, light)
         self.region = frame.region(
             u_range=(float(lattice.u[0]), float(lattice.u[-1])),
             v_range=(float(lattice.v[0]), float(lattice.v[-1])),
@@ -128,8 +127,9 @@ class MouthRenderer:
         """Darken the skin of `region` in place by a shade on the lattice."""
         if shade is None or region.is_empty:
             return
-        kept = 255.0 - 255.0 * self._stretch(shade, region)
-        cv2.multiply(skin, cv2.merge([kept.astype(np.uint8)] * 3), dst=skin, scale=1 / 255)
+        dark = 255.0 * self._stretch(shade, region)
+        kept = [(255.5 - share * dark).astype(np.uint8) for share in self._folds.tint]
+        cv2.multiply(skin, cv2.merge(kept), dst=skin, scale=1 / 255)
 
     def _stretch(self, lattice_field: Floats, region: Region) -> Floats:
         """Interpolate a field of the lattice at the pixels of `region`, at half resolution where it is large."""

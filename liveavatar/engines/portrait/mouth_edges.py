@@ -27,7 +27,7 @@ CONTOUR_SCALES = np.linspace(0.72, 1.40, 69)  # candidates, against the measured
 CONTOUR_ROUGHNESS = 0.15  # cost of one candidate of difference between neighbouring rays
 CONTOUR_WINDOW = 6  # candidates on either side that are compared
 DARK_OUTSIDE_PENALTY = 3.0  # cost when all of the surroundings of the rim are as dark as the mouth's depth
-CLOSED_GAP, OPEN_GAP = 0.10, 0.15  # parted less than the first: closed; more than the second: open
+CLOSED_GAP, OPEN_GAP = 0.10, 0.12  # parted less than the first: closed; more than the second: open
 MIDDLE_REACH = 0.6  # |u| up to which the parting counts: a highlight at one side must not part the lips
 SMOOTHING_COLUMNS = 2.0  # Gaussian sigma; lips have no corners but their ends
 

@@ -25,6 +25,9 @@ UPPER_TEETH_BELOW_LINE = 0.115  # edges of the upper incisors below the line of 
 UPPER_ARCH_RISE = 0.06  # the arch curves away: its edges are higher at the sides
 ROUND_HIDES_TEETH = 0.08  # lips that come forward cover more of the teeth
 UPPER_TEETH_REACH, UPPER_TEETH_FADE = 1.0, 0.30  # the last ones are lost in the cheeks' shadow
+OWN_TEETH_REACH = (
+    0.85  # beside the portrait's own teeth its own shadow begins; painted ones beyond would make it a hole
+)
 TIPS_IN_SHADOW = 0.09  # upper teeth are seen fully where this much of them shows
 LOWER_TEETH_REACH = 0.66
 LOWER_TOOTH_WIDTH = 0.17
@@ -151,8 +154,11 @@ class MouthInterior:
         shorter = np.where((count >= 1.0) & (count < 2.0), self._detail * 0.016, 0.0)
         below_line = UPPER_TEETH_BELOW_LINE - ROUND_HIDES_TEETH * min(command.round, 1.0)
         edge = self._contact(view.u) + below_line - UPPER_ARCH_RISE * view.u**2 - rounded - shorter
+        if self._shows_own:  # painted tips below the portrait's own teeth would be a second row
+            edge = np.minimum(edge, self._own_edges(view.u)[1])
         cover = np.clip((edge - view.v) / self._soft + 0.5, 0.0, 1.0)
-        cover *= smoothstep(side, UPPER_TEETH_REACH, UPPER_TEETH_REACH - UPPER_TEETH_FADE)
+        reach = OWN_TEETH_REACH if self._shows_own else UPPER_TEETH_REACH
+        cover *= smoothstep(side, reach, reach - UPPER_TEETH_FADE)
         # Tips that just show below the lip lie in its shadow; painted bright they would be a row of dots.
         cover *= smoothstep(edge - view.upper_edge, 0.0, TIPS_IN_SHADOW)
         tone = self._tooth_gaps(across) * (1.0 - 0.55 * side**1.6) * (1.0 - 0.25 * min(command.round, 1.0))

@@ -32,6 +32,7 @@ OPEN_PARTS_SIDES = 0.6  # ... less where the mouth is wide open
 WIDENING, NARROWING, ROUNDING, SMILE_WIDENING = 0.11, 0.16, 0.28, 0.05
 JAW_NARROWING = 0.06  # an open jaw pulls the corners in
 CORNER_LIFT_SMILE, CORNER_LIFT_WIDE = 0.15, 0.035
+ROUND_STOPS_SMILE = 0.7  # nobody grins at an "oo"
 
 # Lips.
 PRESS_ROLL = 0.34  # part of the lip that rolls inwards when pressed
@@ -205,8 +206,9 @@ def _corner_shift(command: MouthCommand, columns: MouthColumns, jaw_drop: Floats
     with_jaw = jaw_drop * (MIDDLE_JAW_SHARE + (CORNER_JAW_SHARE - MIDDLE_JAW_SHARE) * side**2)
     sag = float(np.clip(np.interp(0.0, columns.u, columns.contact), -MAX_STRAIGHTENED, MAX_STRAIGHTENED))
     straightening = STRAIGHTENING_ROUND * command.round + STRAIGHTENING_JAW * command.jaw
-    drop = min(straightening, 1.0) * (1.0 - command.smile) * sag
-    lift = CORNER_LIFT_SMILE * command.smile + CORNER_LIFT_WIDE * max(command.wide, 0.0)
+    smile = command.smile * (1.0 - ROUND_STOPS_SMILE * min(command.round, 1.0))
+    drop = min(straightening, 1.0) * (1.0 - smile) * sag
+    lift = CORNER_LIFT_SMILE * smile + CORNER_LIFT_WIDE * max(command.wide, 0.0)
     return np.asarray(with_jaw + np.float32(drop - lift) * side**2 * columns.corner_window, np.float32)
 
 

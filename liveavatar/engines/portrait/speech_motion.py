@@ -64,7 +64,7 @@ class _Voice:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _NetOutput:
+class NetOutput:
     mouth: Floats  # (T, 8)
     silence: Floats  # (T,) probabilities
     bilabial: Floats
@@ -139,7 +139,7 @@ class SpeechAnalyser:
         padded = np.pad(levelled, (before, last - first - before - len(levelled)))
         return torch.from_numpy(log_mel(padded)).T[None].contiguous()
 
-    def _run_net(self, samples: Floats, voice: _Voice, start: int, end: int) -> _NetOutput:
+    def _run_net(self, samples: Floats, voice: _Voice, start: int, end: int) -> NetOutput:
         """Return the net's outputs for video frames start..end, computed with full context."""
         first, last = start - LEFT_CONTEXT_FRAMES, end + RIGHT_CONTEXT_FRAMES
         mel = normalise_mel(self._log_mel(samples, voice.level, voice.gain, first, last), voice.mel_mean)
@@ -147,7 +147,7 @@ class SpeechAnalyser:
             mouth, logits = self._net(warp_bands(mel, voice.tract_factor))
             probabilities = logits.softmax(dim=1)
         inner = slice(LEFT_CONTEXT_FRAMES, LEFT_CONTEXT_FRAMES + end - start)
-        return _NetOutput(
+        return NetOutput(
             mouth=mouth[0, :, inner].T.numpy(),
             silence=probabilities[0, SILENCE_CLASS, inner].numpy(),
             bilabial=probabilities[0, BILABIAL_CLASS, inner].numpy(),
@@ -186,7 +186,7 @@ def _opening_gain(openings: Floats) -> float:
     return float(np.clip(_FULL_OPENING / max(widest, 1e-3), 1.0, _MAX_OPENING_GAIN))
 
 
-def shape_mouth(output: _NetOutput, activity: Floats, opening_gain: float) -> Floats:
+def shape_mouth(output: NetOutput, activity: Floats, opening_gain: float) -> Floats:
     """Turn raw net outputs into channels (T, 8) that rest in pauses and close fully where lips must meet."""
     mouth = np.clip(output.mouth, 0, None)
     mouth[:, _WIDE] = output.mouth[:, _WIDE]
@@ -199,7 +199,8 @@ def shape_mouth(output: _NetOutput, activity: Floats, opening_gain: float) -> Fl
         _certainty(output.bilabial, *_BILABIAL_RANGE), _certainty(output.mouth[:, _PRESS], *_PRESS_RANGE)
     )
     lip_on_teeth = 0.9 * _certainty(output.labiodental, *_LABIODENTAL_RANGE)
-    press = np.maximum(mouth[:, _PRESS], lips_meet)
+    # Doubt that comes and goes within a frame would make the lips tremble; a certain closure stays as it is.
+    press = np.maximum(_smooth(np.minimum(mouth[:, _PRESS], 1), (0.25, 0.5, 0.25)), lips_meet)
     mouth *= speaking[:, None]
     mouth[:, _PRESS] = press
     mouth[:, _FV] = np.maximum(mouth[:, _FV], lip_on_teeth * activity)
