@@ -130,6 +130,7 @@ class S2vEngine:
 
     def measure(self) -> Telemetry:
         """Return what stays on the card of this rank between two videos."""
+        give_back()  # an error holds what was computed for as long as it is handled
         if self._spread is not None:
             return self._spread.measure()
         assert self._parts is not None, "load comes first"
