@@ -13,50 +13,20 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from liveavatar.core.request import AUTO
-from liveavatar.core.sizes import SIZES, TIERS
+from liveavatar.core.sizes import TIERS
 from ui.callbacks import Callbacks
+from ui.fields import Inputs, input_column, mount_point, picture_field
 from ui.routes import ASSETS, StudioRoutes
 from ui.samples import SAMPLES_DIR, Samples, load_samples
-from ui.strings import translations
+from ui.strings import WORDS
 
 if TYPE_CHECKING:
     from liveavatar.service.facade import Studio
 
-MAX_UPLOAD = "200mb"
+_MAX_UPLOAD_BYTES = 200_000_000
 _DELETE_UPLOADS = (3600, 24 * 3600)  # look every hour, delete what is older than a day
-_TIER_CARDS = ("small", "standard", "large")
-_STEPS = [(str(number), str(number)) for number in (4, 3, 2)]
-_MAX_PROMPT_CHARACTERS = 500
 _FONTS = ["ui-sans-serif", "system-ui", "Segoe UI", "Noto Sans", "Noto Sans CJK SC", "sans-serif"]
 _MONO_FONTS = ["ui-monospace", "Consolas", "monospace"]
-
-
-def _portrait_field(**options: Any) -> gr.Image:
-    """Return an image field that hands over the file exactly as it was uploaded.
-
-    gr.Image decodes and re-encodes pictures, which loses quality and answers a broken file with a traceback; the
-    app checks the file itself and says in words what is wrong. (Gradio writes a stub file beside the module of
-    every subclass, so this replaces the one method instead.)
-    """
-    field = gr.Image(type="filepath", **options)
-    field.preprocess = lambda payload: payload.path if payload is not None else None  # type: ignore[method-assign]
-    return field
-
-
-@dataclass(frozen=True, kw_only=True)
-class Inputs:
-    """The fields that a person fills in."""
-
-    portrait: gr.Image
-    voice: gr.Audio
-    prompt: gr.Textbox
-    size: gr.Radio
-    exact_size: gr.Dropdown
-    pin_size: gr.Checkbox
-    engine: gr.Radio
-    steps: gr.Radio
-    seed: gr.Number
-    generate: gr.Button
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,13 +49,13 @@ def build_page(studio: Studio) -> gr.Blocks:
         title="LiveAvatar Studio", fill_width=True, analytics_enabled=False, delete_cache=_DELETE_UPLOADS
     )
     with page:
-        _mount_point("studio-top")
+        mount_point("studio-top")
         with gr.Row(elem_id="studio-main", equal_height=False):
             with gr.Column(elem_id="studio-inputs", min_width=320):
-                inputs = _input_column(samples, studio, callbacks)
+                inputs = input_column(samples, studio, callbacks)
             with gr.Column(elem_id="studio-outputs", min_width=320):
                 for name in ("studio-stage", "studio-machine", "studio-videos"):
-                    _mount_point(name)
+                    mount_point(name)
         _connect(inputs, _wires(), callbacks)
         _add_api(callbacks)
     page.queue(default_concurrency_limit=8, max_size=128)
@@ -97,11 +67,11 @@ def launch_options(studio: Studio) -> dict[str, Any]:
     return {
         "app_kwargs": {"routes": StudioRoutes(studio).routes()},
         "theme": _theme(),
-        "head": _head(load_samples()),
-        "i18n": translations(_tier_sizes()),
+        "head": _head(load_samples(), studio.config.keep_days),
+        "i18n": WORDS,
         "favicon_path": ASSETS / "css" / "favicon.svg",
         "footer_links": ["api", "settings"],
-        "max_file_size": MAX_UPLOAD,
+        "max_file_size": _MAX_UPLOAD_BYTES,
         "allowed_paths": [],
         "run_history": False,
         "ssr_mode": False,
@@ -109,139 +79,6 @@ def launch_options(studio: Studio) -> dict[str, Any]:
         "show_error": True,
         "strict_cors": True,
     }
-
-
-def _mount_point(name: str) -> None:
-    """Leave a place for the scripts to draw in."""
-    gr.HTML(
-        elem_id=f"{name}-host",
-        html_template=f"<div id='{name}'></div>",
-        js_on_load=None,
-        apply_default_css=False,
-        container=False,
-    )
-
-
-def _input_column(samples: Samples, studio: Studio, callbacks: Callbacks) -> Inputs:
-    word = translations(_tier_sizes())
-    with gr.Column(elem_id="studio-fields"):
-        portrait = _portrait_field(
-            label=word("portrait"),
-            placeholder=word("portrait_hint"),
-            sources=["upload", "webcam", "clipboard"],
-            height=164,
-            elem_id="studio-portrait",
-            buttons=[],
-        )
-        if samples.portraits:
-            _mount_point("studio-samples")
-        voice = gr.Audio(
-            label=word("voice"),
-            type="filepath",
-            sources=["upload", "microphone"],
-            elem_id="studio-voice",
-            buttons=[],
-            waveform_options=gr.WaveformOptions(waveform_color="#b4b8e8", waveform_progress_color="#4f46e5"),
-        )
-        _mount_point("studio-voices")
-        prompt = gr.Textbox(
-            label=word("prompt"),
-            placeholder=word("prompt_hint"),
-            info=word("prompt_info"),
-            lines=2,
-            max_lines=4,
-            max_length=_MAX_PROMPT_CHARACTERS,
-            elem_id="studio-prompt",
-        )
-        size = gr.Radio(
-            [(word(f"size_{name}"), name) for name in (AUTO, *_TIER_CARDS)],
-            value=AUTO,
-            label=word("size"),
-            elem_id="studio-size",
-        )
-        with gr.Accordion(word("more"), open=False, elem_id="studio-more"):
-            engine = gr.Radio(
-                [
-                    (word("engine_auto"), AUTO),
-                    (word("engine_portrait"), "portrait"),
-                    (word("engine_s2v"), "s2v"),
-                ],
-                value=AUTO,
-                label=word("engine"),
-                elem_id="studio-engine",
-            )
-            exact_size = gr.Dropdown(
-                [(word("exact_size_none"), ""), *((name.replace("*", "×"), name) for name in SIZES)],
-                value="",
-                label=word("exact_size"),
-                info=word("exact_size_info"),
-                filterable=False,
-                elem_id="studio-exact-size",
-            )
-            pin_size = gr.Checkbox(
-                False, label=word("pin_size"), info=word("pin_size_info"), elem_id="studio-pin-size"
-            )
-            steps = gr.Radio(
-                [(word("steps_auto"), ""), *_STEPS],
-                value="",
-                label=word("steps"),
-                info=word("steps_info"),
-                elem_id="studio-steps",
-            )
-            seed = gr.Number(
-                0, label=word("seed"), info=word("seed_info"), precision=0, minimum=0, elem_id="studio-seed"
-            )
-            if studio.config.is_for_this_machine_alone:
-                _model_fields(studio, callbacks)
-    with gr.Column(elem_id="studio-submit"):
-        _mount_point("studio-problem")
-        generate = gr.Button(word("generate"), variant="primary", size="lg", elem_id="studio-generate")
-    return Inputs(
-        portrait=portrait,
-        voice=voice,
-        prompt=prompt,
-        size=size,
-        exact_size=exact_size,
-        pin_size=pin_size,
-        engine=engine,
-        steps=steps,
-        seed=seed,
-        generate=generate,
-    )
-
-
-def _model_fields(studio: Studio, callbacks: Callbacks) -> None:
-    """Let the operator name the s2v engine's model, where it was not named when the app started."""
-    word = translations(_tier_sizes())
-    model = studio.model
-    options: dict[str, Any] = {"interactive": not model.is_fixed, "max_lines": 1}
-    folder = gr.Textbox(
-        str(model.folders.ckpt_dir or ""),
-        label=word("ckpt_dir"),
-        info=word("ckpt_dir_fixed" if model.is_fixed else "ckpt_dir_info"),
-        placeholder="/models/Wan2.2-S2V-14B",
-        elem_id="studio-ckpt-dir",
-        **options,
-    )
-    lora = gr.Textbox(
-        str(model.folders.lora_path or ""),
-        label=word("lora_path"),
-        info=word("lora_path_info"),
-        elem_id="studio-lora-path",
-        **options,
-    )
-    if model.is_fixed:
-        return
-    use = gr.Button(word("use_model"), size="sm", elem_id="studio-use-model")
-    answer = gr.Markdown(elem_id="studio-model-answer")
-    use.click(
-        callbacks.use_model,
-        [folder, lora],
-        answer,
-        show_progress="hidden",
-        api_visibility="private",
-        queue=False,
-    )
 
 
 def _wires() -> Wires:
@@ -296,7 +133,7 @@ def _add_api(callbacks: Callbacks) -> None:
     trigger = gr.Button(visible=False)
     answer = gr.JSON(visible=False)
     fields = [
-        _portrait_field(label="portrait", visible=False),
+        picture_field(label="portrait", visible=False),
         gr.Audio(label="voice", type="filepath", visible=False),
         gr.Textbox("", label="prompt", visible=False),
         gr.Textbox(AUTO, label="size", visible=False),
@@ -315,14 +152,9 @@ def _add_api(callbacks: Callbacks) -> None:
     trigger.click(callbacks.hardware, None, answer, api_name="hardware", queue=False)
 
 
-def _tier_sizes() -> dict[str, str]:
-    """Return each card's size as read by a person, in the landscape shape."""
-    return {tier.name: f"{tier.landscape[0]}×{tier.landscape[1]}" for tier in TIERS}
-
-
-def _head(samples: Samples) -> str:
-    """Return what goes into the page's head: viewport, style, scripts and the list of samples."""
-    listed = {
+def _head(samples: Samples, keep_days: float) -> str:
+    """Return what goes into the page's head: viewport, style, scripts, and what the scripts need to know."""
+    told = {
         "portraits": [
             {
                 "file": portrait.path.relative_to(ASSETS).as_posix(),
@@ -339,11 +171,13 @@ def _head(samples: Samples) -> str:
             tier.name: {"landscape": tier.landscape, "upright": tier.upright, "square": tier.square}
             for tier in TIERS
         },
+        "maxUploadBytes": _MAX_UPLOAD_BYTES,
+        "keepDays": keep_days,
     }
-    as_json = json.dumps(listed).replace("<", "\\u003c")
+    as_json = json.dumps(told).replace("<", "\\u003c")
     styles = "".join(
         f'<link rel="stylesheet" href="studio/css/{name}.css">'
-        for name in ("base", "inputs", "stage", "clicks", "panels", "machine")
+        for name in ("base", "inputs", "samples", "settings", "stage", "clicks", "panels", "machine")
     )
     return (
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -376,7 +210,7 @@ def _theme() -> gr.themes.Base:
         button_primary_background_fill="#4f46e5",
         button_primary_background_fill_hover="#4338ca",
         button_primary_background_fill_dark="#4f46e5",
-        button_primary_background_fill_hover_dark="#6366f1",
+        button_primary_background_fill_hover_dark="#4338ca",
         button_primary_text_color="#ffffff",
         input_background_fill="#f7f8fc",
         input_background_fill_dark="#0f1219",

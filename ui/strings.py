@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import gradio as gr
 
+from liveavatar.core.sizes import TIERS
+
 ENGLISH = {
     "portrait": "Portrait",
-    "portrait_hint": "Drop a portrait here, or click to choose one\nYou can also paste it or take a photo",
+    "portrait_hint": "Drop a portrait here, or click to choose a file",
     "voice": "Voice",
     "prompt": "Scene and mood",
     "prompt_hint": "e.g. A warm smile, looking into the camera",
-    "prompt_info": "Mood, smile and look. Scenes need the s2v engine.",
+    "prompt_info": "Mood, smile and gaze. Scenes need the s2v engine.",
     "size": "Picture size",
     "size_auto": "Auto\nbest fit",
     "size_small": "Small\n{small}",
@@ -44,7 +46,7 @@ ENGLISH = {
 
 CHINESE = {
     "portrait": "人像",
-    "portrait_hint": "将人像拖到这里，或点击选择文件\n也可以粘贴图片或拍照",
+    "portrait_hint": "将人像拖到这里，或点击选择文件",
     "voice": "语音",
     "prompt": "场景与情绪",
     "prompt_hint": "例如：温暖的微笑，看着镜头",
@@ -81,12 +83,13 @@ CHINESE = {
 }
 
 
-def with_sizes(words: dict[str, str], sizes: dict[str, str]) -> dict[str, str]:
-    """Fill each tier's size into its label."""
+def _with_sizes(words: dict[str, str]) -> dict[str, str]:
+    """Fill each tier's size, in the landscape shape, into its label."""
+    sizes = {tier.name: f"{tier.landscape[0]}×{tier.landscape[1]}" for tier in TIERS}
     return {key: text.format(**sizes) if key.startswith("size_") else text for key, text in words.items()}
 
 
-def translations(sizes: dict[str, str]) -> gr.I18n:
-    """Return the dictionary that the browser's language chooses from."""
-    english, chinese = with_sizes(ENGLISH, sizes), with_sizes(CHINESE, sizes)
-    return gr.I18n(en=english, zh=chinese, **{"zh-CN": chinese, "zh-TW": chinese})
+_ENGLISH, _CHINESE = _with_sizes(ENGLISH), _with_sizes(CHINESE)
+
+# The browser's language chooses among them. WORDS("voice") is a label that Gradio translates there.
+WORDS = gr.I18n(en=_ENGLISH, zh=_CHINESE, **{"zh-CN": _CHINESE, "zh-TW": _CHINESE})

@@ -1,7 +1,8 @@
 // Puts the page's own parts in their places and connects them with Gradio's fields.
 
 import { h, icon, setText, whenPresent } from "./dom.js";
-import { acceptFilms } from "./films.js";
+import { checkFiles } from "./files.js";
+import { groupRadios, nameSources } from "./inputs.js";
 import { Machine } from "./machine.js";
 import { Poller } from "./poller.js";
 import { portraitRow, readSamples, stageCards, voiceChips } from "./samples.js";
@@ -25,7 +26,7 @@ let lastState = null;
 const poller = new Poller(
   (state) => {
     lastState = state;
-    stage.update(state.job);
+    stage.update(state.job, state.engine.loading);
     machine.update(state);
     drawForecasts(state.sizes);
     videos.update(state.jobs, state.num_jobs, poller.jobId);
@@ -80,10 +81,13 @@ function setAddress(jobId) {
   history.replaceState(history.state, "", address);
 }
 
+function isStacked() {
+  return innerWidth <= STACKED_WIDTH;
+}
+
 function bringIntoView() {
   const box = stage.host.getBoundingClientRect();
-  const isStacked = innerWidth <= STACKED_WIDTH;
-  if (!isStacked && box.top >= 0 && box.top < innerHeight / 2) return;
+  if (!isStacked() && box.top >= 0 && box.top < innerHeight / 2) return;
   const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
   stage.host.scrollIntoView({ behavior: calm ? "auto" : "smooth", block: "start" });
 }
@@ -106,7 +110,7 @@ function showProblem(diagnosis) {
   host.replaceChildren(h("div", { class: "la-note error problem", role: "alert" }, text, close));
   const field = fieldOf(diagnosis.code);
   field?.classList.add("la-wrong");
-  field?.scrollIntoView({ block: "nearest" });
+  if (!isStacked()) field?.scrollIntoView({ block: "nearest" }); // else the sentence itself must stay in view
 }
 
 function fieldOf(code) {
@@ -115,15 +119,17 @@ function fieldOf(code) {
     [/voice|sound/, "studio-voice"],
     [/prompt/, "studio-prompt"],
     [/size/, "studio-size"],
-    [/engine_unavailable|unknown_engine|seed/, "studio-more"],
+    [/engine_unavailable|no_graphics_card|unknown_engine|seed/, "studio-more"],
   ];
   const found = fields.find(([pattern]) => pattern.test(code));
   return found ? document.getElementById(found[1]) : null;
 }
 
+/** Show at once that a click was heard. */
 function setSending(sending) {
+  stage?.setSending(sending);
   const button = document.getElementById("studio-generate");
-  button.toggleAttribute("aria-busy", sending);
+  button.setAttribute("aria-busy", sending);
   button.classList.toggle("la-busy", sending);
 }
 
@@ -136,9 +142,12 @@ window.studio = {
     this.clickedAt = performance.now();
   },
   submitted(ticket) {
+    const job = ticket?.job;
+    if (job) {
+      attach(job.id, { scroll: true });
+      stage.update(job);
+    } else showProblem(ticket?.problem ?? { code: "network", title: words.networkProblem, cause: "", remedy: "" });
     setSending(false);
-    if (ticket?.job) attach(ticket.job.id, { scroll: true });
-    else showProblem(ticket?.problem ?? { code: "network", title: words.networkProblem, cause: "", remedy: "" });
   },
 };
 
@@ -166,7 +175,14 @@ async function drawInputs(voices) {
   if (samples.portraits.length) (await whenPresent("studio-samples")).append(portraitRow(samples, fillSample));
   if (samples.voices.length) voices.append(voiceChips(samples, fillSample));
   followPortraitShape(samples.tiers);
-  acceptFilms(await whenPresent("studio-voice"));
+  nameSources();
+  groupRadios(await whenPresent("studio-fields"));
+  checkFiles({
+    portrait: await whenPresent("studio-portrait"),
+    voice: await whenPresent("studio-voice"),
+    maxBytes: samples.maxUploadBytes,
+    tell: showProblem,
+  });
   if (!navigator.mediaDevices) voices.append(h("p", { class: "la-muted" }, words.microphoneHint));
 }
 
@@ -199,7 +215,7 @@ async function start() {
     idleCards: idleCards(),
   });
   machine = new Machine(hosts["studio-machine"]);
-  videos = new Videos(hosts["studio-videos"], {
+  videos = new Videos(hosts["studio-videos"], samples.keepDays, {
     open: (id) => attach(id, { scroll: true }),
     deleted: (id) => (id === poller.jobId ? detach() : poller.pollNow()),
   });

@@ -6,7 +6,7 @@ import { words } from "./strings.js";
 
 const MAX_STAGE_CARDS = 5;
 
-/** Read what came with the page: samples and sizes. */
+/** Read what came with the page: samples, sizes and limits. */
 export function readSamples(data) {
   return JSON.parse(data.textContent);
 }

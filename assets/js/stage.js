@@ -19,6 +19,7 @@ export class Stage {
     this.host = host;
     this.jobId = null;
     this.job = null;
+    this.isSending = false; // a video was asked for, and the app has not answered yet
     this.opened = null; // "live" or "file": what the player was last told to open for this job
     this.playWhenReady = false;
     this.guide = null;
@@ -74,6 +75,8 @@ export class Stage {
       this.notes,
     );
     this.announcer = h("div", { class: "la-hidden", role: "status", "aria-live": "polite" });
+    this.host.setAttribute("role", "region");
+    this.host.setAttribute("aria-label", words.stage);
     this.host.append(this.screen, this.strip, this.announcer);
     this.buildOverlays(button);
   }
@@ -107,7 +110,14 @@ export class Stage {
     this.show(null, { play: false });
   }
 
-  update(job) {
+  /** Say at once, where nothing else is shown, that a click was heard. */
+  setSending(isSending) {
+    this.isSending = isSending;
+    this.draw();
+  }
+
+  /** Draw the job; `loading` is what the engine does before it can begin, or null. */
+  update(job, loading = null) {
     if (!this.jobId || (job && job.id !== this.jobId)) return;
     if (!job) {
       this.actions.detach();
@@ -115,6 +125,7 @@ export class Stage {
     }
     if (this.job?.state !== job.state) setText(this.announcer, stateWord(job));
     this.job = job;
+    this.loading = loading;
     this.openWhatThereIs();
     this.player.setEstimate(job.num_frames, job.fps || job.predicted_fps || 0, job.play_fps);
     this.draw();
@@ -135,7 +146,7 @@ export class Stage {
   get view() {
     const { job, player } = this;
     if (this.guide) return "clicks";
-    if (!this.jobId) return "idle";
+    if (!this.jobId) return this.isSending ? "waiting" : "idle";
     if (!job) return "waiting";
     if (!job.active && !job.has_video) return job.state === "failed" ? "failed" : "nothing";
     if (player.phase === "buffering" || player.phase === "empty") return "waiting";
@@ -171,9 +182,9 @@ export class Stage {
 
   drawWaiting() {
     const { job, player } = this;
-    setText(this.waitTitle, job ? stateWord(job) : "");
+    setText(this.waitTitle, job ? stateWord(job) : words.sending);
     const seconds = player.secondsUntilPlay();
-    let text = "";
+    let text = words.loadStages[this.loading] ?? "";
     if (job?.state === "queued") text = job.queue_position <= 1 ? words.youAreNext : words.aheadOfYou(job.queue_position);
     else if (job?.state === "running") text = seconds == null ? words.firstFrames : words.playsIn(Math.max(1, Math.ceil(seconds)));
     setText(this.waitText, text);

@@ -5,13 +5,16 @@ import { clock, h, icon, setText, sizeText } from "./dom.js";
 import { locale, words } from "./strings.js";
 
 export class Videos {
-  /** @param {{open: (id: string) => void, deleted: (id: string) => void}} actions */
-  constructor(host, actions) {
+  /**
+   * @param {number} keepDays  after which a video is deleted
+   * @param {{open: (id: string) => void, deleted: (id: string) => void}} actions
+   */
+  constructor(host, keepDays, actions) {
     this.actions = actions;
     this.cards = new Map();
     this.count = h("span", { class: "la-muted" });
     this.grid = h("div", { class: "grid", role: "list" });
-    this.empty = h("p", { class: "la-muted" }, words.noVideos);
+    this.empty = h("p", { class: "la-muted" }, words.noVideos(keepDays));
     this.older = h("p", { class: "la-muted" });
     host.classList.add("la-panel");
     host.setAttribute("role", "region");
@@ -79,19 +82,19 @@ export class Videos {
         job.has_video &&
           h(
             "a",
-            { class: "la-icon-button", href: downloadUrl(job.id), download: true, "aria-label": words.download, title: words.download },
+            { class: "la-icon-button", href: downloadUrl(job.id), download: true, "aria-label": words.downloadVideo(when), title: words.download },
             icon("download"),
           ),
-        this.deleteButton(job),
+        this.deleteButton(job, when),
       ),
     );
     return element;
   }
 
-  deleteButton(job) {
+  deleteButton(job, when) {
     const button = h(
       "button",
-      { type: "button", class: "la-icon-button delete", "aria-label": words.remove, title: words.remove },
+      { type: "button", class: "la-icon-button delete", "aria-label": words.removeVideo(when), title: words.remove },
       icon("trash"),
     );
     button.addEventListener("click", () => this.ask(job, button));

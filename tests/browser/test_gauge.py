@@ -146,5 +146,5 @@ def test_the_time_of_a_block_stands_beside_its_target(paced: App, new_page: NewP
     engine = {"state": "busy", "name": "s2v", "rss_bytes": 0, "loading": None, "diagnosis": None}
     shown.more = {"engine": {**engine, "block_s": 0.739, "block_target_s": 0.48}}
     panel = shown.show(Machine(trace("one_gpu")).play(until_s=1))
-    told = re.compile(r"a block takes 0\.74 s \(0\.48 s is real time\)".replace(" ", r"\s"))
+    told = re.compile(r"12 frames take 0\.74 s \(0\.48 s is real time\)".replace(" ", r"\s"))
     expect(panel).to_contain_text(told)

@@ -64,6 +64,49 @@ def test_a_silent_voice(paced: App, new_page: NewPage, portrait: Path, bad_files
     assert "silent" in studio.problem()
 
 
+@pytest.mark.parametrize(
+    ("field", "sentence"),
+    [
+        ("portrait", "“note.txt” is not a picture."),
+        ("voice", "“note.txt” is neither a recording nor a film."),
+    ],
+)
+def test_a_file_of_another_kind_is_refused_at_once(
+    paced: App, new_page: NewPage, portrait: Path, tmp_path: Path, field: str, sentence: str
+) -> None:
+    note = tmp_path / "note.txt"
+    note.write_text("this is neither a picture nor a voice")
+    studio = new_page(paced).open()
+    studio.page.set_input_files(f"#studio-{field} input[type=file]", note)
+    assert sentence in studio.problem()
+    assert studio.page.locator(f"#studio-{field}.la-wrong").is_visible()
+    studio.page.set_input_files("#studio-portrait input[type=file]", portrait)
+    studio.page.wait_for_selector("#studio-portrait .image-frame img")
+    assert not studio.page.locator("#studio-problem [role=alert]").is_visible()
+    assert not studio.page.locator(".toast-body").is_visible(), "Gradio's own message names media types"
+
+
+def test_a_file_that_is_too_large_is_refused_before_it_is_sent(
+    paced: App, new_page: NewPage, tmp_path: Path
+) -> None:
+    large = tmp_path / "large.wav"
+    with large.open("wb") as file:
+        file.truncate(200_000_001)
+    studio = new_page(paced).open()
+    studio.page.set_input_files("#studio-voice input[type=file]", large)
+    assert "“large.wav” is too large. Files of up to 200 MB are taken." in studio.problem()
+
+
+def test_on_a_phone_the_sentence_is_in_view(paced: App, new_page: NewPage) -> None:
+    studio = new_page(paced, viewport={"width": 390, "height": 664}, is_mobile=True, has_touch=True).open()
+    studio.generate()
+    studio.problem()
+    box = studio.page.locator("#studio-problem [role=alert]").bounding_box()
+    assert box is not None
+    assert box["y"] >= 0
+    assert box["y"] + box["height"] <= 664
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_voice_that_cannot_be_read(
     paced: App, new_page: NewPage, portrait: Path, bad_files: dict[str, Path], scheme: str

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.browser.apps import App
 from tests.browser.conftest import NewPage
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Route
 
 
 def test_no_requests_leave_the_machine(paced: App, new_page: NewPage, portrait: Path, voice: Path) -> None:
@@ -56,6 +60,41 @@ def test_nothing_lies_below_the_generate_button(
     assert boxes[-1]["y"] + boxes[-1]["height"] <= 900, "the button is in view"
 
 
+def test_on_a_laptop_the_sizes_are_in_view_from_the_first(paced: App, new_page: NewPage) -> None:
+    page = new_page(paced, viewport={"width": 1280, "height": 800}).open().page
+    sizes, button = (page.locator(name).bounding_box() for name in ("#studio-size", "#studio-generate"))
+    assert sizes is not None
+    assert button is not None
+    assert sizes["y"] + sizes["height"] <= button["y"]
+
+
+def test_on_a_phone_what_the_engine_does_leaves_room_for_the_name(paced: App, new_page: NewPage) -> None:
+    from playwright.sync_api import expect
+
+    studio = new_page(paced, viewport={"width": 390, "height": 844})
+
+    def preparing(route: Route) -> None:
+        state = route.fetch().json()
+        state["engine"]["loading"] = "compiling"
+        route.fulfill(json=state)
+
+    studio.page.route("**/api/state*", preparing)
+    studio.open()
+    expect(studio.page.locator("#studio-top .pill")).to_contain_text("Preparing the graphics card")
+    assert studio.page.evaluate(
+        """() => { const name = document.querySelector("#studio-top h1");
+            return name.scrollWidth <= name.clientWidth && document.documentElement.scrollWidth <= 390; }"""
+    )
+
+
+def test_where_else_a_picture_or_voice_may_come_from_is_written(paced: App, new_page: NewPage) -> None:
+    page = new_page(paced).open().page
+    words = page.locator("#studio-fields .source-selection button").evaluate_all(
+        "buttons => buttons.map(button => getComputedStyle(button, '::after').content)"
+    )
+    assert words == ['"File"', '"Camera"', '"Paste"', '"File"', '"Record"']
+
+
 @pytest.mark.parametrize(
     ("locale", "button", "title"),
     [("en-GB", "Generate video", "My videos"), ("zh-CN", "生成视频", "我的视频")],
@@ -71,8 +110,8 @@ def test_a_machine_without_a_graphics_card_is_told_so(real: App, new_page: NewPa
     if studio.page.evaluate("fetch('api/state').then(r => r.json()).then(s => s.hardware.gpus.length)"):
         pytest.skip("this machine has a graphics card")
     text = studio.page.locator("#studio-machine").inner_text()
-    assert "no graphics card" in text
-    assert "Memory" in text
+    assert "No graphics card" in text
+    assert "Main memory" in text
 
 
 def test_each_graphics_card_has_a_bar(paced: App, new_page: NewPage) -> None:

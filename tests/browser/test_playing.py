@@ -41,6 +41,28 @@ def test_one_click_on_try_it_makes_and_plays_a_video(real: App, new_page: NewPag
 
 
 @needs_samples
+def test_a_click_is_answered_before_the_app_is(paced: App, new_page: NewPage) -> None:
+    from playwright.sync_api import expect
+
+    studio = new_page(paced)
+    studio.page.add_init_script(
+        """const ask = window.fetch;
+        window.fetch = async (url, ...rest) => {
+            if (String(url.url ?? url).includes("/run/")) await new Promise((go) => (window.letGo = go));
+            return ask(url, ...rest);
+        };"""
+    )
+    studio.open()
+    studio.page.locator(".la-tries .try").first.click()
+    expect(studio.page.locator("#studio-stage .waiting b")).to_have_text("Sending…")
+    expect(studio.page.locator("#studio-generate")).to_have_attribute("aria-busy", "true")
+    studio.page.wait_for_function("() => Boolean(window.letGo)")
+    studio.page.evaluate("() => window.letGo()")
+    studio.wait_for_playback()
+    expect(studio.page.locator("#studio-generate")).to_have_attribute("aria-busy", "false")
+
+
+@needs_samples
 def test_one_click_on_a_sample_fills_portrait_and_voice(real: App, new_page: NewPage) -> None:
     studio = new_page(real).open()
     face = studio.page.locator("#studio-samples .face").first
