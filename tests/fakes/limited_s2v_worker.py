@@ -2,6 +2,8 @@
 
 The file is named by FAKE_MEMORY and looked at all the time. It holds JSON: `available_bytes`, what a driver would say
 is to be had, and `limit_bytes`, above which allocations fail; `limited_rank`: on that one of several ranks only.
+`hold_before_block`: a video waits before that block for as long as it is named, so that what a test changes meanwhile
+comes in time on any machine.
 """
 
 from __future__ import annotations
@@ -83,8 +85,17 @@ class LimitedS2vEngine(S2vEngine):
     def generate(
         self, request: ValidatedRequest, plan: ExecutionPlan, *, should_stop: Callable[[], bool]
     ) -> Iterator[EngineEvent]:
+        num_asked = 0
+
+        def hold_and_ask() -> bool:
+            nonlocal num_asked
+            while num_asked == self._memory["hold_before_block"]:
+                time.sleep(_MAX_AGE_S)
+            num_asked += 1
+            return should_stop()
+
         with AllocationLimit(lambda: self._memory.limit_bytes):
-            yield from super().generate(request, plan, should_stop=should_stop)
+            yield from super().generate(request, plan, should_stop=hold_and_ask)
 
 
 def main() -> None:

@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -139,8 +138,8 @@ class LimitedRanks:
     """Two ranks that make a 128x64 video; the memory of one can be limited."""
 
     def __init__(self, checkpoint: Path, voice: Path, folder: Path) -> None:
-        self._memory = folder / "memory.json"
-        self.limit(0, math.inf)
+        self.folder = folder
+        self.set_memory()
         picture = folder / "wide.png"
         ramp = np.linspace(0, 255, 128, dtype=np.uint8)
         Image.fromarray(np.tile(ramp[None, :, None], (64, 1, 3))).save(picture)
@@ -150,35 +149,45 @@ class LimitedRanks:
         config = AppConfig(
             data_dir=folder / "data", ckpt_dir=checkpoint, worker_module="tests.fakes.limited_s2v_worker"
         )
-        os.environ["FAKE_MEMORY"] = str(self._memory)
         self.studio = StudioOfRanks(config, TWO_STAGES, width=128)
         self.studio.start()
 
-    def limit(self, rank: int, limit_bytes: float) -> None:
-        limits = {"available_bytes": 1000 * MIB, "limit_bytes": limit_bytes, "limited_rank": rank}
-        self._memory.with_suffix(".new").write_text(json.dumps(limits))
-        self._memory.with_suffix(".new").rename(self._memory)
+    @property
+    def memory(self) -> Path:
+        """Return the file that says how much there is."""
+        return self.folder / "memory.json"
+
+    def set_memory(self, **changes: float) -> None:
+        """Set limits from now on, or hold videos; what is not named is as at the beginning."""
+        content = {"available_bytes": 1000 * MIB, "limit_bytes": math.inf} | changes
+        self.memory.with_suffix(".new").write_text(json.dumps(content))
+        self.memory.with_suffix(".new").rename(self.memory)
 
     def begin(self, **fields: object) -> str:
-        """Submit a video; return its id when there is something of it."""
+        """Submit a video; return its id when there is something of it, and it waits."""
+        self.set_memory(hold_before_block=4)
         job = self.studio.submit(dataclasses.replace(self.request, **fields))  # type: ignore[arg-type]
-        wait_until(lambda: self.studio.job(job.id).frames_done >= 3 * PICTURES_PER_BLOCK, timeout_s=120)
+        wait_until(lambda: self.studio.job(job.id).frames_done >= 2 * PICTURES_PER_BLOCK, timeout_s=120)
         return job.id
 
+    def go_on(self, limited_rank: int) -> None:
+        """Let the video go on, with little memory for one rank."""
+        self.set_memory(limited_rank=limited_rank, limit_bytes=FITS_SMALL[limited_rank])
 
-@pytest.fixture
+
+@pytest.fixture(scope="module")
 def ranks(
-    checkpoint: Path,
-    make_voice: Callable[[float], Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    checkpoint: Path, make_voice: Callable[[float], Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[LimitedRanks]:
-    monkeypatch.setattr(choice, "AUTO_AREAS", AREAS)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setenv("FAKE_MEMORY", "")  # removed again afterwards
-    ranks = LimitedRanks(checkpoint, make_voice(4.0), tmp_path)
-    yield ranks
-    ranks.studio.close()
+    """Ranks for test after test: starting them takes most of the time."""
+    folder = tmp_path_factory.mktemp("ranks")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(choice, "AUTO_AREAS", AREAS)
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("FAKE_MEMORY", str(folder / "memory.json"))
+        ranks = LimitedRanks(checkpoint, make_voice(4.0), folder)
+        yield ranks
+        ranks.studio.close()
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -189,7 +198,7 @@ def test_a_rank_out_of_memory_costs_size_and_not_the_video(
     studio, job_id = ranks.studio, ranks.begin()
     live = studio.read_media(job_id, 0)
     studio.adjust(job_id, num_steps=3)
-    ranks.limit(rank, FITS_SMALL[rank])
+    ranks.go_on(limited_rank=rank)
     whole = wait_for_end(studio, job_id, timeout_s=120)
     assert whole.state is JobState.FINISHED, whole.diagnosis
     assert (whole.frames_done, whole.size_made) == (100, "128*64")
@@ -207,7 +216,7 @@ def test_a_rank_out_of_memory_costs_size_and_not_the_video(
 
 def test_a_rank_out_of_memory_ends_a_video_of_pinned_size(ranks: LimitedRanks) -> None:
     job_id = ranks.begin(pin_size=True)
-    ranks.limit(0, FITS_SMALL[0])
+    ranks.go_on(limited_rank=0)
     broken = wait_for_end(ranks.studio, job_id, timeout_s=120)
     assert broken.state is JobState.FAILED
     assert broken.diagnosis is not None
