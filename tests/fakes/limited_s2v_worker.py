@@ -3,7 +3,7 @@
 The file is named by FAKE_MEMORY and looked at all the time. It holds JSON: `available_bytes`, what a driver would say
 is to be had, and `limit_bytes`, above which allocations fail; `limited_rank`: on that one of several ranks only.
 `hold_before_block`: a video waits before that block for as long as it is named, so that what a test changes meanwhile
-comes in time on any machine.
+comes in time on any machine. Once the engine knows a wish of the operator, a file `.wished` lies beside.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from liveavatar.config import process_rank
-from liveavatar.core.events import EngineEvent
+from liveavatar.core.events import Adjust, EngineEvent
 from liveavatar.core.plan import ExecutionPlan
 from liveavatar.core.request import ValidatedRequest
 from liveavatar.engines.s2v import parts
@@ -58,7 +58,7 @@ class MemoryFile:
     """What the file says."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         self._read_at = float("-inf")
         self._content: dict[str, Any] = {}
 
@@ -70,7 +70,7 @@ class MemoryFile:
 
     def __getitem__(self, name: str) -> Any:
         if time.monotonic() - self._read_at > _MAX_AGE_S:
-            self._content = json.loads(self._path.read_text())
+            self._content = json.loads(self.path.read_text())
             self._read_at = time.monotonic()
         return self._content.get(name)
 
@@ -81,6 +81,10 @@ class LimitedS2vEngine(S2vEngine):
     def __init__(self) -> None:
         self._memory = MemoryFile(Path(os.environ["FAKE_MEMORY"]))
         super().__init__(load_light_parts, available_bytes=lambda: self._memory["available_bytes"])
+
+    def adjust(self, wish: Adjust) -> None:
+        super().adjust(wish)
+        self._memory.path.with_suffix(".wished").touch()
 
     def generate(
         self, request: ValidatedRequest, plan: ExecutionPlan, *, should_stop: Callable[[], bool]

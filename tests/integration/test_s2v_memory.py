@@ -298,10 +298,9 @@ def test_another_program_takes_memory_between_clips(
     """Through the whole app: a planned shrink and its receipt; a pinned size goes on and breaks off."""
     memory = tmp_path / "memory.json"
 
-    def set_memory(*, available_bytes: float = PLENTY, limit_bytes: float = FITS_ALL) -> None:
-        memory.with_suffix(".new").write_text(
-            json.dumps({"available_bytes": available_bytes, "limit_bytes": limit_bytes})
-        )
+    def set_memory(**changes: float) -> None:
+        content = {"available_bytes": PLENTY, "limit_bytes": FITS_ALL} | changes
+        memory.with_suffix(".new").write_text(json.dumps(content))
         memory.with_suffix(".new").rename(memory)
 
     def request(seconds: float, **fields: object) -> GenerationRequest:
@@ -310,16 +309,16 @@ def test_another_program_takes_memory_between_clips(
             engine="s2v", **fields,  # type: ignore[arg-type]
         )  # fmt: skip
 
-    set_memory()
+    set_memory(hold_before_block=2)
     monkeypatch.setenv("FAKE_MEMORY", str(memory))
     studio = Studio(config)
     studio.start()
     try:
         job = studio.submit(request(2.4))
         wait_until(lambda: studio.job(job.id).frames_done >= PICTURES_PER_BLOCK, timeout_s=90)
-        set_memory(available_bytes=50 * MIB)
         studio.adjust(job.id, num_steps=3)
-        pinned = studio.submit(request(2.4, pin_size=True))
+        wait_until(memory.with_suffix(".wished").exists)
+        set_memory(available_bytes=50 * MIB)
         whole = wait_for_end(studio, job.id, timeout_s=90)
         assert whole.state is JobState.FINISHED, whole.diagnosis
         assert whole.size_made == "128*64"
@@ -331,6 +330,8 @@ def test_another_program_takes_memory_between_clips(
         assert video is not None
         check_file(video, tmp_path / "unused", size=(128, 64), num_frames=60)
 
+        set_memory(available_bytes=50 * MIB, hold_before_block=2)
+        pinned = studio.submit(request(2.4, pin_size=True))
         wait_until(lambda: studio.job(pinned.id).frames_done >= PICTURES_PER_BLOCK, timeout_s=90)
         set_memory(available_bytes=50 * MIB, limit_bytes=FITS_NOTHING)
         broken = wait_for_end(studio, pinned.id, timeout_s=90)
