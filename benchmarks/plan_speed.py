@@ -1,7 +1,8 @@
 """Measure how long a plan takes, from the machine's description to the advice: `python -m benchmarks.plan_speed`.
 
 Each machine is planned for in a process of its own, with nothing remembered. Prints one JSON object; times are in
-milliseconds, `wall` and of the processor, imports left out. The aim is 300 ms for any machine.
+milliseconds, imports left out: `processor` is what the plan takes, `wall` also what other programs took meanwhile. Of
+the repetitions the one that took least counts. The aim is 100 ms of a processor, and 300 ms in all, for any machine.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from liveavatar.planning.report import as_text
 
 MACHINES = (
     "1x4", "1x24", "1xH200", "2x RTX 6000 Ada", "4x4090", "5x24", "5xH100", "8xA100", "8xH100", "8xB200", "16x4090",
-    "64x24", "64xA10", "2x4090+2xA10+1xH100", "16xA10+16x4090+16xL40S+16xH100",
+    "16x6", "64x8", "64x24", "64xA10", "2x4090+2xA10+1xH100", "1x8+1x16+1x24+1x48", "16xA10+16x4090+16xL40S+16xH100",
 )  # fmt: skip
 _REPETITIONS = 3
 
@@ -48,7 +49,7 @@ def main() -> None:
             json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
             for _ in range(_REPETITIONS)
         ]
-        times[machine] = min(runs, key=lambda run: run["wall"])
+        times[machine] = min(runs, key=lambda run: run["processor"])
     print(
         json.dumps(
             {"python": platform.python_version(), "cores": os.cpu_count(), "milliseconds": times}, indent=2

@@ -11,7 +11,7 @@ from liveavatar.planning.choice import REAL_TIME_FPS, WIDESCREEN, Choice, auto_s
 from liveavatar.planning.hardware_table import CARDS
 from liveavatar.planning.layouts import MAX_WORLD
 from liveavatar.planning.model_spec import VideoSize
-from liveavatar.planning.parallelism import Wishes, candidates, reaches
+from liveavatar.planning.parallelism import Wishes, candidates, first_to_reach, reaches
 
 _ANY_SPEED = 1e-6
 
@@ -114,11 +114,14 @@ def _more_cards(choice: Choice, size: VideoSize, fps: float) -> str:
     gpus = choice.machine.gpus
     if not gpus or len({gpu.name for gpu in gpus}) > 1:
         return ""
-    for count in range(len(gpus) + 1, min(MAX_WORLD, 2 * len(gpus) + 3) + 1):
-        machine = dataclasses.replace(choice.machine, gpus=(gpus[0],) * count)
-        if _reaches(choice, size, fps, machine=machine):
-            return f"{count} x {gpus[0].name}"
-    return ""
+    most = min(MAX_WORLD, 2 * len(gpus) + 3)
+    if most <= len(gpus):
+        return ""
+    machine = dataclasses.replace(choice.machine, gpus=(gpus[0],) * most)
+    found = first_to_reach(machine, size, fps, choice.wishes, choice.calibration)
+    if found is None:
+        return ""
+    return f"{max(found.configuration.parallel.world_size, len(gpus) + 1)} x {gpus[0].name}"
 
 
 def _other_card(choice: Choice, size: VideoSize, fps: float) -> str:
@@ -132,11 +135,13 @@ def _other_card(choice: Choice, size: VideoSize, fps: float) -> str:
 
 
 def _fewer_steps(choice: Choice, size: VideoSize, fps: float) -> str:
-    for num_steps in range(choice.wishes.num_steps - 1, 1, -1):  # one step alone is not worth watching
-        wishes: Wishes = dataclasses.replace(choice.wishes, num_steps=num_steps)
-        if _reaches(choice, size, fps, wishes=wishes):
-            return f"{num_steps} steps with less detail"
-    return ""
+    most = 0
+    for num_steps in range(2, choice.wishes.num_steps):  # one step alone is not worth watching
+        wishes = dataclasses.replace(choice.wishes, num_steps=num_steps)
+        if not _reaches(choice, size, fps, wishes=wishes):
+            break  # with more steps it takes longer, and more memory
+        most = num_steps
+    return f"{most} steps with less detail" if most else ""
 
 
 def _all(sentences: Iterator[str]) -> tuple[str, ...]:

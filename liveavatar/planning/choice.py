@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -215,12 +216,11 @@ def _largest_fast_enough(
     min_fps: float,
     calibration: Calibration,
 ) -> tuple[VideoSize, str]:
-    for size in sizes:
-        if reaches(machine, size, min_fps, wishes, calibration):
-            return (
-                size,
-                f"{size} is the largest size that is made at {min_fps:g} pictures per second or more.",
-            )
+    # Where a size is made fast enough, smaller ones are too.
+    first = bisect_left(sizes, True, key=lambda size: reaches(machine, size, min_fps, wishes, calibration))
+    if first < len(sizes):
+        size = sizes[first]
+        return size, f"{size} is the largest size that is made at {min_fps:g} pictures per second or more."
     return sizes[-1], f"No size is made at {min_fps:g} pictures per second; {sizes[-1]} is the smallest."
 
 

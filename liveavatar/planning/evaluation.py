@@ -5,19 +5,19 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 
 from liveavatar.core.hardware import GpuSpec
 from liveavatar.core.memory import MemoryBudget, gb_text
 from liveavatar.core.parallel import KvPrecision, ParallelPlan, Precision
-from liveavatar.planning import layouts, memory_model, speed_model
+from liveavatar.planning import layouts, memory_model, model_spec, speed_model
 from liveavatar.planning.calibration import Calibration
 from liveavatar.planning.layouts import Configuration, RankGroup
 from liveavatar.planning.memory_model import RankRole
 from liveavatar.planning.model_spec import WINDOW_BLOCKS, VideoSize
 from liveavatar.planning.placement import Slots, place_ranks
-from liveavatar.planning.speed_model import StepSeconds
 
 _HOST_SHARE = 0.8  # of host memory that may be taken
 _LINK_IS_WORTH_A_WORD = 0.2  # of a step
@@ -70,9 +70,14 @@ class Evaluator:
         self._speed = _slowest(self.gpus)
         self._host_bytes, self._size = host_bytes, size
         self._factors = [calibration.memory_factors(gpu) for gpu in self.gpus]
+        self._measured: list[dict[str, float]] = []  # each of them once; none where nothing was measured
+        for factors in self._factors if any(self._factors) else []:
+            if factors not in self._measured:
+                self._measured.append(factors)
         self._slowdown = max(calibration.time_factor(gpu) for gpu in self.gpus)
-        self._steps: dict[tuple[Precision, KvPrecision, int], StepSeconds] = {}
-        self._decodes: dict[tuple[int, int], float] = {}
+        self._steps: dict[tuple[Precision, KvPrecision, int], speed_model.StepSeconds] = {}
+        self._needs: dict[RankRole, int] = {}
+        self._busy: dict[tuple[RankRole, int], float] = {}
 
     @property
     def memory_factors(self) -> dict[str, float]:
@@ -98,11 +103,11 @@ class Evaluator:
             if num_blocks is None:
                 return None
             offload = dataclasses.replace(configuration.offload, resident_blocks=num_blocks)
-            configuration = dataclasses.replace(configuration, offload=offload)
-        if self.missing_bytes(configuration) > 0:
+            configuration = configuration._replace(offload=offload)
+        elif self.missing_bytes(configuration) > 0:
             return None
-        groups = layouts.rank_groups(configuration, self._size)
         if configuration.offload.is_used and self._host_bytes is not None:
+            groups = layouts.rank_groups(configuration, self._size)
             return configuration if host_bytes(groups) <= _HOST_SHARE * self._host_bytes else None
         return configuration
 
@@ -112,7 +117,7 @@ class Evaluator:
 
     def missing_bytes(self, configuration: Configuration) -> int:
         """Return what the worst-off rank lacks when on each machine the neediest rank gets the emptiest card."""
-        return max(0, *(need - available for need, available, _ in self._tightest(configuration)))
+        return max(0, -min([spare for spare, _ in self._spare_bytes(configuration)]))
 
     def _ranks_on_machines(self, parallel: ParallelPlan) -> list[_Place]:
         """Return which consecutive ranks each machine takes, nothing when it cannot be done."""
@@ -127,97 +132,102 @@ class Evaluator:
             ]
         return self._places[parallel]
 
-    def _tightest(self, configuration: Configuration) -> Iterator[tuple[int, int, RankGroup]]:
-        """Yield what ranks need and what the card has to give, of equal ranks on a machine the worst off."""
+    def _spare_bytes(self, configuration: Configuration) -> list[tuple[int, RankRole]]:
+        """Return what ranks leave of their card, negative where they lack it; of equal ranks on a machine the least."""
         groups = layouts.rank_groups(configuration, self._size)
-        is_plain = not any(self._factors)
-        needs = [(group.num_bytes if is_plain else self._need(group.role), group) for group in groups]
-        needs.sort(key=lambda pair: pair[0], reverse=True)
+        most, least = self._available[0], self._available[-1]
+        if most == least:  # it does not matter which card a rank gets
+            return [(most - self._need(role), role) for role, _ in groups]
+        needs = [(self._need(role), role, ranks) for role, ranks in groups]
+        needs.sort(key=itemgetter(0), reverse=True)
         places = self._ranks_on_machines(configuration.parallel)
+        spare = []
         for place in places:
             last = -1
-            for need, group in needs:
-                is_here_alone = len(places) == 1
-                count = (
-                    len(group.ranks) if is_here_alone else sum(rank in place.ranks for rank in group.ranks)
-                )
+            for need, role, ranks in needs:
+                count = len(ranks) if len(places) == 1 else sum(rank in place.ranks for rank in ranks)
                 if count:
                     last += count
-                    yield need, self._available[place.cards[last]], group
+                    spare.append((self._available[place.cards[last]] - need, role))
+        return spare
 
     def _resident_blocks(self, configuration: Configuration) -> int | None:
         """Return how many blocks can stay on every card, fewer than all; None when not even the rest fits."""
-        groups = layouts.rank_groups(configuration, self._size)
-        most = min(group.role.num_layers for group in groups if group.role.num_steps) - 1
-        for need, available, group in self._tightest(configuration):
-            spare = available - need
+        most = model_spec.NUM_LAYERS
+        for spare, role in self._spare_bytes(configuration):
             if spare < 0:
                 return None
-            if group.role.num_steps:
-                one_more = dataclasses.replace(group.role, resident_blocks=1)
-                most = min(most, int(spare // (self._need(one_more) - need)))
+            if role.num_steps:
+                most = min(most, role.num_layers - 1, int(spare // self._block_bytes(configuration)))
         return most
 
+    def _block_bytes(self, configuration: Configuration) -> float:
+        """Return what one more block takes on a card."""
+        factor = max((factors.get("weights", 1.0) for factors in self._measured), default=1.0)
+        return factor * memory_model.block_bytes(configuration.precision, configuration.parallel.tensor)
+
     def _need(self, role: RankRole) -> int:
-        if not any(self._factors):
+        """Return what a rank needs, whichever card of the group it gets."""
+        if not self._measured:
             return memory_model.forecast_bytes(role)
-        items = memory_model.forecast(role)
-        return max(
-            sum(item.num_bytes for item in memory_model.corrected(items, factors))
-            for factors in self._factors
-        )
+        if role not in self._needs:
+            items = memory_model.forecast(role)
+            self._needs[role] = max(
+                sum(item.num_bytes for item in memory_model.corrected(items, factors))
+                for factors in self._measured
+            )
+        return self._needs[role]
 
     # ---------------------------------------------------------------------------------------- speed
     def fps_limit(self, num_steps: int, precisions: Sequence[Precision], kv_precision: KvPrecision) -> float:
         """Return a speed that no plan exceeds: the work shared evenly by all cards, nothing else counted."""
         num_ranks = min(len(self.gpus), layouts.MAX_WORLD)
-        fastest = min(
-            (step.matrix + step.attention) * num_steps / num_ranks
-            for step in (
-                speed_model.step_seconds(self._speed, self._size, precision, kv_precision)
-                for precision in precisions
-                if precision == "bf16" or self.multiplies_in_8_bits
-            )
-        )
+        steps = [
+            speed_model.step_seconds(self._speed, self._size, precision, kv_precision)
+            for precision in precisions
+        ]
+        fastest = min((step.matrix + step.attention) * num_steps / num_ranks for step in steps)
         decoding = self._decode_seconds(3, 1)
         return speed_model.BLOCK_PICTURES / (max(fastest, decoding) * self._slowdown)
 
     def block_seconds(self, configuration: Configuration) -> float:
         """Return the time from one block to the next: that of the busiest rank."""
+        num_streaming = _num_streaming(configuration)
         groups = layouts.rank_groups(configuration, self._size)
-        return max(self._busy_seconds(configuration, group.role) for group in groups)
+        return max([self._busy_seconds(role, num_streaming) for role, _ in groups])
 
-    def _busy_seconds(
-        self, configuration: Configuration, role: RankRole, window_blocks: int = WINDOW_BLOCKS
-    ) -> float:
-        busy = 0.0
-        if role.num_steps:
-            busy += role.num_steps * self._step(configuration, role, window_blocks).total
-        if role.latents_per_decode:
-            busy += self._decode_seconds(role.latents_per_decode, role.vae_tiles)
-        return busy * self._slowdown
+    def _busy_seconds(self, role: RankRole, num_streaming: int) -> float:
+        """Return the work of a rank on one block, while `num_streaming` ranks read from host memory."""
+        busy = self._busy.get((role, num_streaming))
+        if busy is None:
+            busy = 0.0
+            if role.num_steps:
+                busy += role.num_steps * self._step(role, num_streaming).total
+            if role.latents_per_decode:
+                busy += self._decode_seconds(role.latents_per_decode, role.vae_tiles)
+            busy *= self._slowdown
+            self._busy[role, num_streaming] = busy
+        return busy
 
     def _decode_seconds(self, latents_per_decode: int, vae_tiles: int) -> float:
-        key = latents_per_decode, vae_tiles
-        if key not in self._decodes:
-            self._decodes[key] = speed_model.decode_seconds(self._speed, self._size, *key)
-        return self._decodes[key]
+        return speed_model.decode_seconds(self._speed, self._size, latents_per_decode, vae_tiles)
 
     def _step(
-        self, configuration: Configuration, role: RankRole, window_blocks: int = WINDOW_BLOCKS
+        self, role: RankRole, num_streaming: int, window_blocks: int = WINDOW_BLOCKS
     ) -> speed_model.RankStep:
         key = role.precision, role.kv_precision, window_blocks
-        if key not in self._steps:
-            self._steps[key] = speed_model.step_seconds(
+        whole = self._steps.get(key)
+        if whole is None:
+            whole = self._steps[key] = speed_model.step_seconds(
                 self._speed, self._size, role.precision, role.kv_precision, window_blocks=window_blocks
             )
-        num_streaming = configuration.parallel.num_denoising_ranks if configuration.offload.is_used else 1
-        return speed_model.rank_step(self._speed, role, self._steps[key], num_streaming=num_streaming)
+        return speed_model.rank_step(self._speed, role, whole, num_streaming=num_streaming)
 
     def _first_frame_seconds(self, configuration: Configuration, roles: Sequence[RankRole]) -> float:
         """Return the time from a request to its first picture: the first block passes through one rank at a time."""
+        num_streaming = _num_streaming(configuration)
         denoising = sum(
-            role.num_steps * self._step(configuration, role, window_blocks=1).total for role in roles
+            role.num_steps * self._step(role, num_streaming, window_blocks=1).total for role in roles
         )
         decoding = self._decode_seconds(configuration.latents_per_decode, configuration.vae_tiles)
         in_turn = denoising / configuration.parallel.tensor + decoding
@@ -246,7 +256,7 @@ class Evaluator:
             budgets = self._budgets(configuration, roles)
         return Details(
             budgets=budgets,
-            rank_seconds=tuple(self._busy_seconds(configuration, role) for role in roles),
+            rank_seconds=tuple(self._busy_seconds(role, _num_streaming(configuration)) for role in roles),
             first_frame_seconds=self._first_frame_seconds(configuration, roles),
             host_bytes=host_bytes(layouts.rank_groups(configuration, self._size)),
             reason=self._why(configuration, roles),
@@ -280,7 +290,8 @@ class Evaluator:
 
     def _why(self, configuration: Configuration, roles: Sequence[RankRole]) -> str:
         """Return what sets the pace."""
-        rank_seconds = [self._busy_seconds(configuration, role) for role in roles]
+        num_streaming = _num_streaming(configuration)
+        rank_seconds = [self._busy_seconds(role, num_streaming) for role in roles]
         slowest = max(range(len(roles)), key=lambda rank: rank_seconds[rank])
         pace = f"{rank_seconds[slowest]:.2f} s per block"
         role = roles[slowest]
@@ -290,7 +301,7 @@ class Evaluator:
         words = (
             f"The card of {name} sets the pace with {pace}" if len(roles) > 1 else f"One card needs {pace}"
         )
-        step = self._step(configuration, role)
+        step = self._step(role, num_streaming)
         if step.waits:
             source = "other cards' weights" if configuration.parallel.weights_sharded else "host memory"
             return f"{words}, waiting for {source}."
@@ -299,11 +310,15 @@ class Evaluator:
         return f"{words}."
 
 
+def _num_streaming(configuration: Configuration) -> int:
+    """Return how many ranks read from host memory at a time."""
+    return configuration.parallel.num_denoising_ranks if configuration.offload.is_used else 1
+
+
 def host_bytes(groups: Sequence[RankGroup]) -> int:
     """Return what a configuration keeps in host memory; every rank has a copy of its own."""
     total = 0.0
-    for group in groups:
-        role = group.role
+    for role, ranks in groups:
         if not role.num_steps:
             continue
         num_bytes = 0.0
@@ -314,7 +329,7 @@ def host_bytes(groups: Sequence[RankGroup]) -> int:
             num_bytes += role.num_layers * memory_model.block_bytes(role.precision) / role.weight_shards
         if role.caches_on_host:
             num_bytes += role.num_steps * memory_model.step_cache_bytes(role)
-        total += num_bytes * len(group.ranks)
+        total += num_bytes * len(ranks)
     return int(total)
 
 

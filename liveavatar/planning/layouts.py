@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, lru_cache
+from typing import NamedTuple
 
 from liveavatar.core.parallel import KvPrecision, Offload, ParallelPlan, Precision
 from liveavatar.planning import model_spec
-from liveavatar.planning.memory_model import RankRole, forecast_bytes
+from liveavatar.planning.memory_model import RankRole
 from liveavatar.planning.model_spec import VideoSize
 
 # One stream is spread over this many ranks at most; more cards serve more streams.
 MAX_WORLD = 16
 _MAX_TENSOR, _MAX_LAYER_PARTS = 8, 8
-# Latent frames per decoder call and tiles of the picture, the plainest first; each needs less memory than the last.
-_DECODER_FORMS = ((3, 1), (1, 1), (1, 2))
+# Latent frames per decoder call and tiles of the picture; the plainest form is (3, 1).
+_FRUGAL_DECODER_FORMS = ((1, 1), (1, 2))
+ALL_ON_THE_CARDS = Offload()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Configuration:
+class Configuration(NamedTuple):
     """Everything about a stream that decides memory and speed, its picture size excepted."""
 
     parallel: ParallelPlan
     precision: Precision
     kv_precision: KvPrecision = "bf16"
-    offload: Offload = field(default_factory=Offload)
+    offload: Offload = ALL_ON_THE_CARDS
     latents_per_decode: int = 3
     vae_tiles: int = 1
 
@@ -47,31 +49,36 @@ class Configuration:
         return ", ".join(parts)
 
 
-def parallel_plans(num_gpus: int, num_steps: int) -> Iterator[ParallelPlan]:
-    """Yield every plan for at most `num_gpus` cards that the model's shape allows."""
+@lru_cache(maxsize=256)
+def parallel_plans(num_gpus: int, num_steps: int) -> tuple[ParallelPlan, ...]:
+    """Return every plan for at most `num_gpus` cards that the model's shape allows, those of few ranks first."""
     limit = min(num_gpus, MAX_WORLD)
-    for own_decoder in (False, True):
-        for split in step_splits(num_steps):
-            for tensor in range(1, _MAX_TENSOR + 1):
-                if model_spec.NUM_HEADS % tensor:
-                    continue
-                for layer_parts in range(1, _MAX_LAYER_PARTS + 1):
-                    world = len(split) * tensor * layer_parts + own_decoder
-                    if world <= limit:
-                        yield ParallelPlan(
-                            step_split=split,
-                            tensor=tensor,
-                            layer_parts=layer_parts,
-                            decoder_has_own_rank=own_decoder,
-                        )
+    return tuple(
+        sorted(
+            (*_plans_of_whole_weights(limit, num_steps), *_plans_of_sharded_weights(limit, num_steps)),
+            key=lambda plan: plan.world_size,
+        )
+    )
 
 
-def sharded_plans(num_gpus: int, num_steps: int) -> Iterator[ParallelPlan]:
-    """Yield the plans whose weights are shared out (FSDP). All ranks gather in step, so each has as many steps."""
-    for own_decoder in (False, True):
-        for split in step_splits(num_steps):
-            if 1 < len(split) <= num_gpus - own_decoder and len(set(split)) == 1:
-                yield ParallelPlan(step_split=split, weights_sharded=True, decoder_has_own_rank=own_decoder)
+def _plans_of_whole_weights(num_gpus: int, num_steps: int) -> Iterator[ParallelPlan]:
+    degrees = [degree for degree in range(1, _MAX_TENSOR + 1) if model_spec.NUM_HEADS % degree == 0]
+    for own_decoder, split in itertools.product((False, True), step_splits(num_steps)):
+        for tensor, layer_parts in itertools.product(degrees, range(1, _MAX_LAYER_PARTS + 1)):
+            if len(split) * tensor * layer_parts + own_decoder <= num_gpus:
+                yield ParallelPlan(
+                    step_split=split,
+                    tensor=tensor,
+                    layer_parts=layer_parts,
+                    decoder_has_own_rank=own_decoder,
+                )
+
+
+def _plans_of_sharded_weights(num_gpus: int, num_steps: int) -> Iterator[ParallelPlan]:
+    """Yield the plans of FSDP. All ranks gather in step, so each has as many steps."""
+    for own_decoder, split in itertools.product((False, True), step_splits(num_steps)):
+        if 1 < len(split) <= num_gpus - own_decoder and len(set(split)) == 1:
+            yield ParallelPlan(step_split=split, weights_sharded=True, decoder_has_own_rank=own_decoder)
 
 
 def forbidden_plans(num_gpus: int, num_steps: int) -> Iterator[tuple[str, str]]:
@@ -107,55 +114,42 @@ def step_splits(num_steps: int) -> list[tuple[int, ...]]:
 
 
 def resident_variants(
-    parallel: ParallelPlan, precision: Precision, kv_precisions: tuple[KvPrecision, ...]
+    parallel: ParallelPlan, precision: Precision, kv_precisions: Sequence[KvPrecision]
 ) -> list[Configuration]:
-    """Return the plan with everything on the cards, the plainest first."""
-    return [
-        Configuration(
-            parallel=parallel,
-            precision=precision,
-            kv_precision=kv_precision,
-            latents_per_decode=latents,
-            vae_tiles=tiles,
-        )
-        for kv_precision in kv_precisions
-        for latents, tiles in _DECODER_FORMS
-    ]
+    """Return the plan with everything on the cards, the plainest first; the decoder works as it is fastest."""
+    return [Configuration(parallel, precision, kv_precision) for kv_precision in kv_precisions]
 
 
 def offload_variants(
-    parallel: ParallelPlan, precision: Precision, kv_precisions: tuple[KvPrecision, ...]
+    parallel: ParallelPlan, precision: Precision, kv_precisions: Sequence[KvPrecision]
 ) -> list[Configuration]:
-    """Return the plan with weights, caches or both in host memory.
+    """Return the plan with weights, caches or both in host memory; the decoder works as it is fastest.
 
     Only for plans that split one thing: timesteps or layers. Tensor groups keep all on their cards.
 
     `resident_blocks` stands at 0: how many blocks can stay is found when the cards are known.
     """
-    if not parallel.weights_sharded and not can_stream_blocks(parallel):
-        return []
     if parallel.weights_sharded:
-        choices = [
-            Offload(sharded_weights=True),
-            Offload(sharded_weights=True, caches=True),
-            Offload(caches=True),
-        ]
+        weights = Offload(sharded_weights=True)
+    elif can_stream_blocks(parallel):
+        weights = Offload(resident_blocks=0)
     else:
-        choices = [Offload(resident_blocks=0), Offload(resident_blocks=0, caches=True), Offload(caches=True)]
+        return []
+    choices = weights, dataclasses.replace(weights, caches=True), Offload(caches=True)
     return [
-        Configuration(
-            parallel=parallel,
-            precision=precision,
-            kv_precision=kv_precision,
-            offload=offload,
-            latents_per_decode=latents,
-            vae_tiles=tiles,
-        )
+        Configuration(parallel, precision, kv_precision, offload)
         for offload in choices
         for kv_precision in kv_precisions
         # Rows of its caches do not lie side by side, so that a block's cannot be brought back alone.
         if not (offload.caches and kv_precision == "int8")
-        for latents, tiles in _DECODER_FORMS
+    ]
+
+
+def frugal_variants(configuration: Configuration) -> list[Configuration]:
+    """Return the same with ways to decode that need ever less memory and more time."""
+    return [
+        configuration._replace(latents_per_decode=latents, vae_tiles=tiles)
+        for latents, tiles in _FRUGAL_DECODER_FORMS
     ]
 
 
@@ -165,36 +159,39 @@ def can_stream_blocks(parallel: ParallelPlan) -> bool:
     return parallel.tensor == 1 and not splits_both and not parallel.weights_sharded
 
 
-@dataclass(frozen=True, kw_only=True)
-class RankGroup:
-    """Ranks that do the same amount of work with the same memory."""
+class _Work(NamedTuple):
+    """What decides a rank's share of a plan."""
 
-    role: RankRole
-    ranks: tuple[int, ...]
-    num_bytes: int  # the forecast for each of them
-
-
-# What decides a rank's share of a plan: steps, layers, audio injections, whether it decodes, whether it hears.
-_Work = tuple[int, int, int, bool, bool]
+    num_steps: int
+    num_layers: int
+    num_injections: int
+    decodes: bool
+    hears: bool  # encodes the speech
 
 
-@lru_cache(maxsize=50_000)
-def rank_groups(configuration: Configuration, size: VideoSize) -> tuple[RankGroup, ...]:
-    """Return the roles of all ranks, equal ones together."""
-    offload, parallel = configuration.offload, configuration.parallel
-    decoder_form = configuration.latents_per_decode, configuration.vae_tiles
-    spread = (
+# Ranks that do the same amount of work with the same memory.
+RankGroup = tuple[RankRole, tuple[int, ...]]
+
+
+def rank_groups(configuration: Configuration, size: VideoSize) -> list[RankGroup]:
+    """Return the roles of all ranks, equal ones together. Equal roles are the same object, in all plans."""
+    parallel, offload = configuration.parallel, configuration.offload
+    role_of = _roles(
+        size,
+        configuration.precision,
+        configuration.kv_precision,
         parallel.tensor,
         len(parallel.step_split) if parallel.weights_sharded else 1,
         parallel.world_size > 1,
+        offload.resident_blocks,
+        offload.caches,
+        offload.sharded_weights,
     )
-    kept = offload.resident_blocks, offload.caches, offload.sharded_weights
-    precisions = configuration.precision, configuration.kv_precision
-    groups = []
-    for work, ranks in _ranks_by_work(parallel):
-        role, num_bytes = _role(size, work, precisions, spread, kept, decoder_form if work[3] else (0, 1))
-        groups.append(RankGroup(role=role, ranks=ranks, num_bytes=num_bytes))
-    return tuple(groups)
+    latents, tiles = configuration.latents_per_decode, configuration.vae_tiles
+    return [
+        (role_of(work, latents, tiles) if work.decodes else role_of(work, 0, 1), ranks)
+        for work, ranks in _ranks_by_work(parallel)
+    ]
 
 
 @lru_cache(maxsize=10_000)
@@ -206,44 +203,52 @@ def _ranks_by_work(parallel: ParallelPlan) -> tuple[tuple[_Work, tuple[int, ...]
         for num_layers, num_injections in model_spec.parts(parallel.layer_parts):
             for _ in range(parallel.tensor):
                 decodes, hears = rank == decoder_rank, rank == 0 and not own_decoder
-                ranks_of.setdefault((num_steps, num_layers, num_injections, decodes, hears), []).append(rank)
+                work = _Work(num_steps, num_layers, num_injections, decodes, hears)
+                ranks_of.setdefault(work, []).append(rank)
                 rank += 1
     if own_decoder:
-        ranks_of[0, 0, 0, True, True] = [rank]
+        ranks_of[_Work(0, 0, 0, decodes=True, hears=True)] = [rank]
     return tuple((work, tuple(ranks)) for work, ranks in ranks_of.items())
 
 
-@lru_cache(maxsize=50_000)
-def _role(
+@lru_cache(maxsize=2_000)
+def _roles(
     size: VideoSize,
-    work: _Work,
-    precisions: tuple[Precision, KvPrecision],
-    spread: tuple[int, int, bool],
-    kept: tuple[int | None, bool, bool],
-    decoder_form: tuple[int, int],
-) -> tuple[RankRole, int]:
-    """Return a role and its forecast. Most plans share most of their roles, and building one takes time."""
-    num_steps, num_layers, num_injections, _, hears = work
-    tensor, weight_shards, is_one_of_many = spread
-    resident_blocks, caches_on_host, shards_on_host = kept
-    role = RankRole(
-        size=size,
-        num_steps=num_steps,
-        num_layers=num_layers,
-        num_injections=num_injections,
-        tensor=tensor,
-        precision=precisions[0],
-        kv_precision=precisions[1],
-        weight_shards=weight_shards,
-        shards_on_host=shards_on_host,
-        resident_blocks=resident_blocks,
-        caches_on_host=caches_on_host,
-        latents_per_decode=decoder_form[0],
-        vae_tiles=decoder_form[1],
-        encodes_speech=hears,
-        is_one_of_many=is_one_of_many,
-    )
-    return role, forecast_bytes(role)
+    precision: Precision,
+    kv_precision: KvPrecision,
+    tensor: int,
+    weight_shards: int,
+    is_one_of_many: bool,
+    resident_blocks: int | None,
+    caches_on_host: bool,
+    shards_on_host: bool,
+) -> Callable[[_Work, int, int], RankRole]:
+    """Return what makes a role of a rank's work, latent frames per decoder call and tiles.
+
+    Most plans share most of their roles, and what a role needs takes time to compute: each is made once.
+    """
+
+    @cache
+    def role_of(work: _Work, latents_per_decode: int, vae_tiles: int) -> RankRole:
+        return RankRole(
+            size=size,
+            num_steps=work.num_steps,
+            num_layers=work.num_layers,
+            num_injections=work.num_injections,
+            tensor=tensor,
+            precision=precision,
+            kv_precision=kv_precision,
+            weight_shards=weight_shards,
+            shards_on_host=shards_on_host,
+            resident_blocks=resident_blocks,
+            caches_on_host=caches_on_host,
+            latents_per_decode=latents_per_decode,
+            vae_tiles=vae_tiles,
+            encodes_speech=work.hears,
+            is_one_of_many=is_one_of_many,
+        )
+
+    return role_of
 
 
 def role_name(configuration: Configuration, rank: int) -> str:
@@ -267,5 +272,5 @@ def role_name(configuration: Configuration, rank: int) -> str:
 
 def roles_by_rank(groups: Sequence[RankGroup]) -> list[RankRole]:
     """Return the role of every rank, in rank order."""
-    by_rank = {rank: group.role for group in groups for rank in group.ranks}
+    by_rank = {rank: role for role, ranks in groups for rank in ranks}
     return [by_rank[rank] for rank in range(len(by_rank))]

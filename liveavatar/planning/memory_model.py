@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 
 from liveavatar.core.hardware import GpuSpec
 from liveavatar.core.memory import Basis, MemoryItem
@@ -51,7 +51,7 @@ _SCALE_BYTES = 4  # per output channel of an 8-bit weight
 _Share = tuple[str, float, Basis]  # name, bytes and basis of an item
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Implementation:
     """How a program caches, and what it needs for a moment at 704x384.
 
@@ -85,9 +85,13 @@ REFERENCE = Implementation(
 )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True, eq=False, slots=True)
 class RankRole:
-    """All that decides how much one rank needs."""
+    """All that decides how much one rank needs. Never changed once it is made.
+
+    A plan takes thousands: frozen ones take long to make, and as keys of caches they count by identity, not by their
+    many fields. `layouts.rank_groups` makes each once.
+    """
 
     size: VideoSize
     num_steps: int = 0  # denoising steps it runs; 0: it holds nothing of the transformer
@@ -108,7 +112,7 @@ class RankRole:
     implementation: Implementation = PRODUCT
 
 
-@lru_cache(maxsize=100_000)
+@lru_cache(maxsize=20_000)
 def forecast(role: RankRole) -> tuple[MemoryItem, ...]:
     """Return everything a rank keeps or needs for a moment on its card, other programs excepted."""
     return tuple(
@@ -117,10 +121,10 @@ def forecast(role: RankRole) -> tuple[MemoryItem, ...]:
     )
 
 
-@lru_cache(maxsize=100_000)
+@lru_cache(maxsize=20_000)
 def forecast_bytes(role: RankRole) -> int:
     """Return the sum of `forecast`."""
-    return sum(round(num_bytes) for _, num_bytes, _ in _shares(role))
+    return sum([round(num_bytes) for _, num_bytes, _ in _shares(role)])
 
 
 def corrected(items: tuple[MemoryItem, ...], factors: Mapping[str, float]) -> tuple[MemoryItem, ...]:
@@ -143,6 +147,7 @@ def weight_bytes(linear_parameters: float, other_parameters: float, precision: P
     return linear_parameters * (1 if precision == "fp8" else _BF16) + other_parameters * _BF16
 
 
+@cache
 def block_bytes(precision: Precision, tensor: int = 1) -> float:
     """Return the weights of one transformer block on one rank of a tensor group."""
     linear = model.BLOCK_LINEAR_PARAMETERS
@@ -150,6 +155,7 @@ def block_bytes(precision: Precision, tensor: int = 1) -> float:
     return (weight_bytes(linear, model.BLOCK_PARAMETERS - linear, precision) + scales) / tensor
 
 
+@cache
 def injection_bytes(precision: Precision, tensor: int = 1) -> float:
     """Return the weights of one audio injection on one rank of a tensor group."""
     linear = model.INJECTION_LINEAR_PARAMETERS
@@ -179,9 +185,9 @@ def shared_key_bytes(role: RankRole) -> float:
     return tokens * (1 + program.shared_values) * _values_per_token(role) * _BF16
 
 
-def widened_bytes(role: RankRole) -> float:
+def _widened_bytes(size: VideoSize, tensor: int) -> float:
     """Return the keys and values of one layer that are kept in 8 bits, in bf16 while the layer attends."""
-    return 2 * role.size.window_tokens * model.WIDTH / role.tensor * _BF16
+    return 2 * size.window_tokens * model.WIDTH / tensor * _BF16
 
 
 def tile_share(size: VideoSize, num_tiles: int) -> float:
@@ -210,20 +216,53 @@ def _shares(role: RankRole) -> list[_Share]:
     if role.num_steps:
         kept += _weight_shares(role) + _cache_shares(role)
     if role.latents_per_decode:
-        kept += _kept_decoder_shares(role)
+        kept += _decoder_shares(role)
     if role.encodes_speech:
         kept.append(("speech encoder", speech_encoder_bytes(SPEECH_SECONDS), "measured"))
     if role.encodes_text:
         weights = model.TEXT_ENCODER_PARAMETERS * _BF16
         kept.append(("text encoder", weights + TEXT_ENCODER_PEAK_BYTES, "measured"))
-    momentary = max(_step_shares(role), _decoding_shares(role), key=_sum)
-    around: list[_Share] = [
-        ("allocator slack", SLACK_SHARE * _sum(momentary), "measured"),
-        ("CUDA context", CONTEXT_BYTES, "measured"),
-    ]
+    kept += _momentary_shares(
+        role.size,
+        bool(role.num_steps),
+        role.tensor,
+        role.kv_precision,
+        role.latents_per_decode,
+        role.vae_tiles,
+        role.implementation,
+    )
+    kept.append(("CUDA context", CONTEXT_BYTES, "measured"))
     if role.is_one_of_many:
-        around.append(("communication", COMMUNICATION_BYTES, "assumed"))
-    return kept + momentary + around
+        kept.append(("communication", COMMUNICATION_BYTES, "assumed"))
+    return kept
+
+
+@lru_cache(maxsize=2_000)
+def _momentary_shares(
+    size: VideoSize,
+    denoises: bool,
+    tensor: int,
+    kv_precision: KvPrecision,
+    latents_per_decode: int,
+    vae_tiles: int,
+    program: Implementation,
+) -> list[_Share]:
+    """Return what is needed for a moment, and the gaps that it leaves in the allocator's memory."""
+    denoising: list[_Share] = []
+    if denoises:
+        scaled = program.step_bytes * size.block_tokens / MEASURED_SIZE.block_tokens
+        denoising.append(("activations", max(program.fewest_step_bytes, scaled), "measured"))
+        if kv_precision == "fp8":
+            denoising.append(("widened keys", _widened_bytes(size, tensor), "computed"))
+    decoding: list[_Share] = []
+    if latents_per_decode:
+        work = dict(program.decoder_bytes)[latents_per_decode]
+        work *= tile_share(size, vae_tiles) * size.pixels / MEASURED_SIZE.pixels
+        # What it will remember is there beside what it remembers.
+        working = _decoder_cache_bytes(size, vae_tiles) + work
+        decoding.append(("decoder working memory", working, "measured"))
+    momentary = max(denoising, decoding, key=_sum)
+    return [*momentary, ("allocator slack", SLACK_SHARE * _sum(momentary), "measured")]
 
 
 def _sum(shares: list[_Share]) -> float:
@@ -262,41 +301,15 @@ def _cache_shares(role: RankRole) -> list[_Share]:
     return shares
 
 
-def _step_shares(role: RankRole) -> list[_Share]:
-    """Return what a denoising step needs for a moment."""
-    if not role.num_steps:
-        return []
-    program = role.implementation
-    scaled = program.step_bytes * role.size.block_tokens / MEASURED_SIZE.block_tokens
-    shares: list[_Share] = [("activations", max(program.fewest_step_bytes, scaled), "measured")]
-    if role.kv_precision == "fp8":
-        shares.append(("widened keys", widened_bytes(role), "computed"))
-    return shares
-
-
-def _kept_decoder_shares(role: RankRole) -> list[_Share]:
+def _decoder_shares(role: RankRole) -> list[_Share]:
     return [
         ("decoder weights", model.VAE_PARAMETERS * _BF16, "computed"),
-        ("decoder cache", _decoder_cache_bytes(role), "measured"),
+        ("decoder cache", _decoder_cache_bytes(role.size, role.vae_tiles), "measured"),
     ]
 
 
-def _decoding_shares(role: RankRole) -> list[_Share]:
-    """Return what decoding needs for a moment. What it will remember is there beside what it remembers."""
-    if not role.latents_per_decode:
-        return []
-    work = dict(role.implementation.decoder_bytes)[role.latents_per_decode]
-    work *= tile_share(role.size, role.vae_tiles) * role.size.pixels / MEASURED_SIZE.pixels
-    return [("decoder working memory", _decoder_cache_bytes(role) + work, "measured")]
-
-
-def _decoder_cache_bytes(role: RankRole) -> float:
-    return (
-        DECODER_CACHE_BYTES_PER_PIXEL
-        * role.size.pixels
-        * tile_share(role.size, role.vae_tiles)
-        * role.vae_tiles
-    )
+def _decoder_cache_bytes(size: VideoSize, vae_tiles: int) -> float:
+    return DECODER_CACHE_BYTES_PER_PIXEL * size.pixels * tile_share(size, vae_tiles) * vae_tiles
 
 
 def _values_per_token(role: RankRole) -> float:

@@ -58,7 +58,7 @@ class VideoSize:
     def __str__(self) -> str:
         return f"{self.width}x{self.height}"
 
-    @property
+    @cached_property
     def pixels(self) -> int:
         """Return the pixels of a picture."""
         return self.width * self.height

@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import combinations, groupby
+from itertools import combinations
 
 from liveavatar.core.hardware import GpuSpec, Machine
-from liveavatar.core.parallel import KvPrecision, Precision
+from liveavatar.core.parallel import KvPrecision, ParallelPlan, Precision
 from liveavatar.planning import layouts
 from liveavatar.planning.calibration import NOTHING_MEASURED, Calibration
 from liveavatar.planning.evaluation import Details, Evaluator
@@ -25,21 +25,7 @@ class Abilities:
     """Which of all plans an engine can carry out."""
 
     max_ranks: int = layouts.MAX_WORLD
-    kv_precisions: tuple[KvPrecision, ...] = ("bf16", "fp8", "int8")
-    streams_blocks: bool = True  # brings transformer blocks from host memory
-    caches_on_host: bool = True
-    shards_on_host: bool = True
-
-    def allow(self, configuration: Configuration) -> bool:
-        """Whether the engine can carry it out."""
-        offload = configuration.offload
-        return (
-            configuration.parallel.world_size <= self.max_ranks
-            and configuration.kv_precision in self.kv_precisions
-            and (self.streams_blocks or offload.resident_blocks is None)
-            and (self.caches_on_host or not offload.caches)
-            and (self.shards_on_host or not offload.sharded_weights)
-        )
+    shards_on_host: bool = True  # keeps the shares of FSDP in host memory
 
 
 EVERYTHING = Abilities()
@@ -127,6 +113,27 @@ def candidates(
     return sorted(found.values(), key=_order)
 
 
+def first_to_reach(
+    machine: Machine,
+    size: VideoSize,
+    min_fps: float,
+    wishes: Wishes = ANYTHING,
+    calibration: Calibration = NOTHING_MEASURED,
+) -> Candidate | None:
+    """Return a plan that makes at least `min_fps`, None when no plan does: the quick form of `candidates`.
+
+    On cards of one kind it is a plan for as few of them as possible.
+    """
+    for group in _groups(machine.gpus):
+        evaluator = Evaluator(group, machine.host_bytes, size, calibration, wishes.slots)
+        if _fps_limit(evaluator, wishes) < min_fps:
+            continue
+        for candidate in _on_group(evaluator, size, wishes, min_fps=min_fps):
+            if candidate.fits and candidate.fps >= min_fps:
+                return candidate
+    return None
+
+
 def reaches(
     machine: Machine,
     size: VideoSize,
@@ -134,17 +141,8 @@ def reaches(
     wishes: Wishes = ANYTHING,
     calibration: Calibration = NOTHING_MEASURED,
 ) -> bool:
-    """Return whether some plan makes at least `min_fps`; the quick form of `candidates`, with the same answer."""
-    for group in _groups(machine.gpus):
-        evaluator = Evaluator(group, machine.host_bytes, size, calibration, wishes.slots)
-        if _fps_limit(evaluator, wishes) < min_fps:
-            continue
-        if any(
-            candidate.fits and candidate.fps >= min_fps
-            for candidate in _on_group(evaluator, size, wishes, min_fps=min_fps)
-        ):
-            return True
-    return False
+    """Return whether some plan makes at least `min_fps`."""
+    return first_to_reach(machine, size, min_fps, wishes, calibration) is not None
 
 
 def rejections_by_rule(machine: Machine, wishes: Wishes = ANYTHING) -> list[tuple[str, str]]:
@@ -186,94 +184,92 @@ def _on_group(
 
     Plans that cannot make `min_fps` with any amount of memory are left out.
     """
-    num_gpus = len(evaluator.gpus)
+    num_gpus = min(len(evaluator.gpus), wishes.abilities.max_ranks)
     kv_precisions = _usable(wishes.kv_precisions, evaluator)
     if not kv_precisions:
         return
-    for precision in wishes.precisions:
-        if precision == "fp8" and not evaluator.multiplies_in_8_bits:
+    for parallel in layouts.parallel_plans(num_gpus, wishes.num_steps):
+        if not evaluator.has_places(parallel):
             continue
-        plans = list(layouts.parallel_plans(num_gpus, wishes.num_steps))
-        if precision == "bf16":  # sharding gathers parameters, and 8-bit weights are none
-            plans += layouts.sharded_plans(num_gpus, wishes.num_steps)
-        for parallel in plans:
+        for precision in _usable_precisions(parallel, wishes, evaluator):
             plainest = Configuration(parallel=parallel, precision=precision, kv_precision=kv_precisions[0])
             if min_fps and PICTURES_PER_BLOCK / evaluator.block_seconds(plainest) < min_fps:
                 continue
-            resident = _allowed(
-                layouts.resident_variants(parallel, precision, kv_precisions), wishes, evaluator
-            )
-            if not resident:
+            if evaluator.missing_bytes(plainest) == 0:  # nothing is faster
+                yield _fitting(evaluator, size, plainest)
                 continue
+            resident = layouts.resident_variants(parallel, precision, kv_precisions)
             best = _best(evaluator, size, resident)
-            if best is None:
-                yield _rejected(evaluator, size, resident)
-            else:
-                yield best
-                if best.configuration == resident[0]:  # the plainest fits: nothing is faster
-                    continue
-            spilled = _allowed(
-                layouts.offload_variants(parallel, precision, kv_precisions), wishes, evaluator
-            )
+            yield best or _rejected(evaluator, size, plainest, layouts.frugal_variants(resident[-1])[-1])
+            spilled = layouts.offload_variants(parallel, precision, kv_precisions)
+            if not wishes.abilities.shards_on_host:
+                spilled = [variant for variant in spilled if not variant.offload.sharded_weights]
             offloaded = _best(evaluator, size, spilled)
             if offloaded is not None:
                 yield offloaded
 
 
-def _allowed(variants: Sequence[Configuration], wishes: Wishes, evaluator: Evaluator) -> list[Configuration]:
-    return [
-        variant
-        for variant in variants
-        if wishes.abilities.allow(variant) and evaluator.has_places(variant.parallel)
-    ]
+def _usable_precisions(parallel: ParallelPlan, wishes: Wishes, evaluator: Evaluator) -> Iterator[Precision]:
+    for precision in wishes.precisions:
+        # Sharding gathers parameters, and 8-bit weights are none.
+        if precision == "bf16" or (evaluator.multiplies_in_8_bits and not parallel.weights_sharded):
+            yield precision
 
 
 def _best(evaluator: Evaluator, size: VideoSize, variants: Sequence[Configuration]) -> Candidate | None:
-    """Return the fastest variant that fits. Variants start with the plainest, which is the fastest if it fits."""
+    """Return the fastest variant that fits, of equally fast ones the first."""
     best, best_seconds = None, math.inf
-    for alike in _by_decoder_form(variants):
-        streams = alike[0].offload.resident_blocks is not None
-        if not streams and evaluator.placed(alike[-1]) is None:
-            continue  # the most frugal of them does not fit
-        for variant in alike:
-            placed = evaluator.placed(variant)
-            if placed is None:
-                continue
+    for variant in variants:
+        for placed in _placed(evaluator, variant):
             seconds = evaluator.block_seconds(placed)
             if seconds < best_seconds:
                 best, best_seconds = placed, seconds
-            if not streams:
-                break  # the others only decode more slowly; what they save lets no more blocks stay
-        if best == variants[0] and not best.offload.is_used:
-            break
-    if best is None:
-        return None
+    return None if best is None else _fitting(evaluator, size, best)
+
+
+def _placed(evaluator: Evaluator, variant: Configuration) -> Iterator[Configuration]:
+    """Yield what fits of a variant and its more frugal forms, as far as it can be the fastest.
+
+    Decoding frugally takes longer; it is worth it when nothing else fits, or when more blocks stay on the cards.
+    """
+    *others, most_frugal = variant, *layouts.frugal_variants(variant)
+    sparest = evaluator.placed(most_frugal)
+    if sparest is None:
+        return
+    for each in others:
+        placed = evaluator.placed(each)
+        if placed is not None:
+            yield placed
+            if placed.offload == sparest.offload:
+                return
+    yield sparest
+
+
+def _fitting(evaluator: Evaluator, size: VideoSize, configuration: Configuration) -> Candidate:
     return Candidate(
-        configuration=best,
+        configuration=configuration,
         size=size,
         # Streams that read from host memory would share its bandwidth, which is spoken for.
-        streams=1 if best.offload.is_used else len(evaluator.gpus) // best.parallel.world_size,
-        block_seconds=best_seconds,
+        streams=1
+        if configuration.offload.is_used
+        else len(evaluator.gpus) // configuration.parallel.world_size,
+        block_seconds=evaluator.block_seconds(configuration),
         missing_bytes=0,
         evaluator=evaluator,
     )
 
 
-def _by_decoder_form(variants: Sequence[Configuration]) -> Iterator[list[Configuration]]:
-    """Yield together what differs only in how the decoder works, from the plainest to the most frugal."""
-    for _, group in groupby(variants, key=lambda variant: (variant.offload, variant.kv_precision)):
-        yield list(group)
-
-
-def _rejected(evaluator: Evaluator, size: VideoSize, variants: Sequence[Configuration]) -> Candidate:
+def _rejected(
+    evaluator: Evaluator, size: VideoSize, plainest: Configuration, sparest: Configuration
+) -> Candidate:
     return Candidate(
-        configuration=variants[0],
+        configuration=plainest,
         size=size,
         streams=0,
         block_seconds=math.inf,
-        missing_bytes=evaluator.missing_bytes(variants[0]),
+        missing_bytes=evaluator.missing_bytes(plainest),
         evaluator=evaluator,
-        sparest=variants[-1],
+        sparest=sparest,
     )
 
 
@@ -288,6 +284,7 @@ def _order(candidate: Candidate) -> tuple[float, ...]:
         configuration.kv_precision != "bf16",
         configuration.parallel.tensor,
         configuration.parallel.layer_parts,
+        configuration.precision != "bf16",
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given, settings
@@ -273,27 +274,29 @@ def test_the_quick_question_has_the_same_answer(
     assert reaches(machine, size, fps, wish) == (fastest >= fps)
 
 
-def _forecasts_of_a_plan(machine: Machine) -> int:
-    """Return how many ranks and layouts are computed for the answer of the plan command, with nothing remembered."""
-    caches = (memory_model.forecast_bytes, layouts.rank_groups)
-    for cache in caches:
-        cache.cache_clear()
-    advise(choose(machine, wishes=ANYTHING, min_fps=DEFAULT_MIN_FPS))
-    return max(cache.cache_info().misses for cache in caches)
+def _work_of_a_plan(machine: Machine) -> int:
+    """Return how many plans are looked at for the answer of the plan command, and ranks with nothing remembered."""
+    memory_model.forecast_bytes.cache_clear()
+    layouts._roles.cache_clear()
+    with pytest.MonkeyPatch.context() as patch:
+        looks = Mock(side_effect=layouts.rank_groups)
+        patch.setattr(layouts, "rank_groups", looks)
+        advise(choose(machine, wishes=ANYTHING, min_fps=DEFAULT_MIN_FPS))
+    return looks.call_count + memory_model.forecast_bytes.cache_info().misses
 
 
 # Time belongs to benchmarks.plan_speed; how much is computed does not depend on how busy the machine is.
-# So many take about 300 ms on one core of a server.
-_AFFORDABLE = 8_000
+# So many take about 110 ms on one core of a server.
+_AFFORDABLE = 12_000
 
 
-@pytest.mark.parametrize("text", ["64x4090", "16xA10+16x4090+16xL40S+16xH100", "5x24", "8x8"])
+@pytest.mark.parametrize("text", ["64x4090", "16xA10+16x4090+16xL40S+16xH100", "5x24", "16x6"])
 def test_any_machine_is_answered_with_little_work(text: str) -> None:
-    assert _forecasts_of_a_plan(parse_machine(text)) < _AFFORDABLE
+    assert _work_of_a_plan(parse_machine(text)) < _AFFORDABLE
 
 
 @settings(max_examples=15, deadline=None, derandomize=True, database=None)
 @given(kinds=st.lists(st.tuples(st.integers(1, 16), gpus()), min_size=1, max_size=4))
 def test_so_is_a_machine_nobody_thought_of(kinds: list[tuple[int, GpuSpec]]) -> None:
     cards = tuple(gpu for count, gpu in kinds for _ in range(count))
-    assert _forecasts_of_a_plan(Machine(gpus=cards)) < _AFFORDABLE
+    assert _work_of_a_plan(Machine(gpus=cards)) < _AFFORDABLE

@@ -19,7 +19,7 @@ from liveavatar.planning.choice import auto_sizes, choose, execution_plan, text_
 from liveavatar.planning.ladder import Ladder
 from liveavatar.planning.machine_text import parse_machine
 from liveavatar.planning.model_spec import TRANSFORMER_PARAMETERS, VideoSize
-from liveavatar.planning.parallelism import ENGINE, EVERYTHING
+from liveavatar.planning.parallelism import ENGINE, EVERYTHING, Abilities, Wishes, candidates
 from liveavatar.planning.placement import place_ranks
 from liveavatar.planning.planner import plan_request
 from liveavatar.planning.s2v_request import S2vSetup, plan_s2v, size_for_free_memory
@@ -51,10 +51,14 @@ def test_one_card_is_planned_as_the_plan_command_would() -> None:
 
 
 def test_only_what_the_engine_can_carry_out_is_planned() -> None:
-    plan = plan_s2v(setup(*[card("H200")] * 5), size="auto", picture=PICTURE)
-    assert plan.parallel is not None
-    assert plan.parallel.world_size <= ENGINE.max_ranks
-    assert plan.kv_precision in ENGINE.kv_precisions
+    machine, size = parse_machine("5x24"), VideoSize(704, 384)
+
+    def shares_on_host(abilities: Abilities) -> bool:
+        found = candidates(machine, size, Wishes(abilities=abilities))
+        return any(each.configuration.offload.sharded_weights for each in found)
+
+    assert shares_on_host(EVERYTHING)
+    assert not shares_on_host(ENGINE)
 
 
 @pytest.mark.parametrize(
