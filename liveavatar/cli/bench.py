@@ -85,7 +85,7 @@ def _learn(measured: Measured) -> str:
     """Teach the forecast of this machine; return what that changes."""
     path = AppConfig.from_environment().data_dir / "calibration.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    if not RunCalibration(path).learn_bench(measured.plan, measured.telemetry, HardwareMonitor().snapshot()):
+    if not RunCalibration(path).learn_bench(measured.plan, measured.peaks, HardwareMonitor().snapshot()):
         return "nothing: the window was never full, or the card is not known to the driver"
     return f"plans for cards like this one count with what was measured ({path})"
 

@@ -9,9 +9,9 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from liveavatar.core.events import Telemetry
 from liveavatar.core.hardware import GpuSpec
 from liveavatar.core.memory import MemoryBudget
+from liveavatar.core.peaks import RankPeaks
 from liveavatar.core.plan import ExecutionPlan
 from liveavatar.monitoring.hardware import HardwareSnapshot
 from liveavatar.planning.calibration import STEP_TIME, Calibration, load_calibration, save_calibration
@@ -19,7 +19,6 @@ from liveavatar.planning.evaluation import Evaluator
 from liveavatar.planning.layouts import Configuration
 from liveavatar.planning.machine_text import spec_of_installed
 from liveavatar.planning.model_spec import WINDOW_BLOCKS, VideoSize
-from liveavatar.service.measurements import RankPeaks
 
 log = logging.getLogger(__name__)
 
@@ -71,15 +70,11 @@ class RunCalibration:
         if calibration is not known:
             self._keep(calibration)
 
-    def learn_bench(
-        self, plan: ExecutionPlan, telemetry: Sequence[Telemetry], hardware: HardwareSnapshot
-    ) -> bool:
+    def learn_bench(self, plan: ExecutionPlan, peaks: RankPeaks, hardware: HardwareSnapshot) -> bool:
         """Compare what `bench` measured on one card with the forecast for it; return whether anything was learned."""
-        if not telemetry or (gpu := _spec(telemetry[0].gpu, hardware)) is None:
+        gpu = _spec(peaks.gpu, hardware)
+        if gpu is None:
             return False
-        peaks = RankPeaks(gpu=telemetry[0].gpu)
-        for report in telemetry:
-            peaks.take(report)
         before = self.calibration
         self.learn(_with_forecast(plan, gpu, before), {0: peaks}, hardware)
         return self.calibration is not before

@@ -6,30 +6,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from liveavatar.core.events import Telemetry
+from liveavatar.core.peaks import RankPeaks
 from liveavatar.monitoring.history import PEAK_S
-
-
-@dataclass(kw_only=True)
-class RankPeaks:
-    """The most that one rank measured during a job, in bytes, and how long its blocks took."""
-
-    gpu: str
-    items: dict[str, int] = field(default_factory=dict)
-    reserved_bytes: int = 0
-    peak_bytes: int = 0
-    block_s: list[float] = field(default_factory=list)
-
-    def take(self, report: Telemetry) -> None:
-        """Take one report in."""
-        for item in (*report.items, *report.momentary):
-            self.items[item.name] = max(self.items.get(item.name, 0), item.num_bytes)
-        self.reserved_bytes = max(self.reserved_bytes, report.reserved_bytes)
-        self.peak_bytes = max(self.peak_bytes, report.peak_bytes)
-        if report.block_s is not None:
-            self.block_s.append(report.block_s)
 
 
 class Measurements:
@@ -48,7 +28,7 @@ class Measurements:
             self._latest[report.rank] = report
             self._recent.append((self._clock(), report.rank, report.peak_bytes))
             self._forget_old()
-            self._peaks.setdefault(report.rank, RankPeaks(gpu=report.gpu)).take(report)
+            self._peaks.setdefault(report.rank, RankPeaks()).take(report)
 
     def begin_job(self) -> None:
         """Forget the peaks of earlier jobs."""

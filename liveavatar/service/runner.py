@@ -27,6 +27,7 @@ from liveavatar.core.events import (
     Telemetry,
 )
 from liveavatar.core.job import Job, JobState
+from liveavatar.core.peaks import RankPeaks
 from liveavatar.core.plan import ExecutionPlan, PlanChange
 from liveavatar.core.request import ValidatedRequest
 from liveavatar.diagnostics.diagnose import from_exception
@@ -34,7 +35,6 @@ from liveavatar.media.made import read_made
 from liveavatar.planning.ladder import after_shortage, budget_of, describe
 from liveavatar.service.failed_layouts import FailedLayouts
 from liveavatar.service.job_store import JobStore
-from liveavatar.service.measurements import RankPeaks
 from liveavatar.service.media_log import MediaLog
 from liveavatar.service.outputs import Outputs
 from liveavatar.service.recording import Recording

@@ -15,6 +15,7 @@ from liveavatar.core.hardware import Machine as HardwareMachine
 from liveavatar.core.job import JobState
 from liveavatar.core.memory import GIB, MemoryBudget, MemoryItem
 from liveavatar.core.parallel import ParallelPlan
+from liveavatar.core.peaks import RankPeaks
 from liveavatar.core.plan import ExecutionPlan, ModelFiles
 from liveavatar.core.request import GenerationRequest
 from liveavatar.monitoring.hardware import HardwareMonitor
@@ -26,7 +27,6 @@ from liveavatar.planning.s2v_request import S2vSetup, plan_s2v
 from liveavatar.service import facade
 from liveavatar.service.facade import Studio
 from liveavatar.service.learning import RunCalibration
-from liveavatar.service.measurements import RankPeaks
 from tests.conftest import wait_for_end, wait_until
 from tests.fakes.recorded_machine import Machine, trace
 from tests.fakes.replayed_nvml import ReplayedNvml
@@ -154,13 +154,17 @@ def test_bench_teaches_the_same(tmp_path: Path) -> None:
         engine="s2v", width=704, height=384, precision="fp8", parallel=ParallelPlan(step_split=(4,))
     )
     weights = MemoryItem(name="weights", num_bytes=17 * GIB, basis="measured")
-    reports = [
-        Telemetry(
-            rank=0, gpu="GPU-0", reserved_bytes=60 * GIB, peak_bytes=58 * GIB, items=(weights,), block_s=1.2
-        )
-        for _ in range(8)
-    ]
-    assert RunCalibration(path).learn_bench(bench_plan, reports, machine.look())
+    report = Telemetry(
+        rank=0, gpu="GPU-0", reserved_bytes=60 * GIB, peak_bytes=58 * GIB, items=(weights,), block_s=1.2
+    )
+
+    def is_taught_by(num_blocks: int) -> bool:
+        told = RankPeaks()
+        for _ in range(num_blocks):
+            told.take(report)
+        return RunCalibration(path).learn_bench(bench_plan, told, machine.look())
+
+    assert is_taught_by(8)
     learned = load_calibration(path)
     forecast = next(
         each
@@ -171,5 +175,5 @@ def test_bench_teaches_the_same(tmp_path: Path) -> None:
         17 * GIB / weights_of(forecast.details.budgets[0])
     )
     assert learned.time_factor(H200) == pytest.approx(1.2 / forecast.block_seconds)
-    assert not RunCalibration(path).learn_bench(bench_plan, reports[:3], machine.look()), "no full window"
-    assert not RunCalibration(path).learn_bench(bench_plan, [], machine.look())
+    assert not is_taught_by(3), "no full window"
+    assert not is_taught_by(0)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from liveavatar.conditioning.reference import SinkLatents, plain_sink
 from liveavatar.core.events import Chunk, Progress, Telemetry
+from liveavatar.core.peaks import RankPeaks
 from liveavatar.core.plan import FPS, ExecutionPlan
 from liveavatar.core.request import AUDIO_RATE, ValidatedRequest
 from liveavatar.engines.s2v.engine import S2vEngine
@@ -61,39 +62,10 @@ class Bench:
         return time.perf_counter() > self.deadline
 
 
-class MemoryPeaks:
-    """What the engine said of its memory during a video."""
-
-    def __init__(self) -> None:
-        self.reports: list[Telemetry] = []
-        self.items: dict[str, int] = {}  # bytes by the names of the forecast
-        self._peak = self._reserved = 0
-        self._allocated: list[int] = []
-
-    def take(self, report: Telemetry) -> None:
-        """Take one report in."""
-        self.reports.append(report)
-        for item in (*report.items, *report.momentary):
-            self.items[item.name] = max(self.items.get(item.name, 0), item.num_bytes)
-        self._peak = max(self._peak, report.peak_bytes)
-        self._reserved = max(self._reserved, report.reserved_bytes)
-        if report.block_s is not None:
-            self._allocated.append(report.allocated_bytes)
-
-    def values(self) -> Values:
-        """Return the peaks in GB, and by how many MB memory grew once the window was full."""
-        steady = self._allocated[WINDOW_BLOCKS:-2]  # with the last two, nothing more is under way
-        return {
-            "peak_gb": round(self._peak / 1e9, 2),
-            "peak_reserved_gb": round(self._reserved / 1e9, 2),
-            "memory_growth_mb": round((steady[-1] - steady[0]) / 1e6, 1) if steady else None,
-        }
-
-
-def measure_video(bench: Bench, engine: S2vEngine, num_blocks: int) -> tuple[Values, MemoryPeaks]:
+def measure_video(bench: Bench, engine: S2vEngine, num_blocks: int) -> tuple[Values, RankPeaks]:
     """Make one video as for an operator, H.264 included; time its beginning and `num_blocks` steady blocks."""
     total = WINDOW_BLOCKS + num_blocks
-    peaks = MemoryPeaks()
+    peaks = RankPeaks()
     with tempfile.TemporaryDirectory(prefix="liveavatar-") as folder:
         request = _noise_request(Path(folder), total * PICTURES_PER_BLOCK)
         started = time.perf_counter()
@@ -118,7 +90,17 @@ def measure_video(bench: Bench, engine: S2vEngine, num_blocks: int) -> tuple[Val
         "slowest_block_ms": round(1000 * max(block_s), 1),
         "fps": round(PICTURES_PER_BLOCK * len(block_s) / sum(block_s), 2),
     }
-    return values | (peaks.values() if bench.device.type == "cuda" else {}), peaks
+    return values | (_memory(peaks) if bench.device.type == "cuda" else {}), peaks
+
+
+def _memory(peaks: RankPeaks) -> Values:
+    """Return the peaks in GB, and by how many MB memory grew once the window was full."""
+    steady = peaks.allocated_bytes[WINDOW_BLOCKS:-2]  # with the last two, nothing more is under way
+    return {
+        "peak_gb": round(peaks.peak_bytes / 1e9, 2),
+        "peak_reserved_gb": round(peaks.reserved_bytes / 1e9, 2),
+        "memory_growth_mb": round((steady[-1] - steady[0]) / 1e6, 1) if steady else None,
+    }
 
 
 @torch.inference_mode()

@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 import torch
 
-from liveavatar.core.events import Telemetry
 from liveavatar.core.parallel import KvPrecision, Offload, ParallelPlan, Precision
+from liveavatar.core.peaks import RankPeaks
 from liveavatar.core.plan import ExecutionPlan
 from liveavatar.engines.s2v.bench import measure
 from liveavatar.engines.s2v.bench.ceilings import ceilings
@@ -67,10 +67,10 @@ class Report:
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What was carried out, and what the engine said of itself while it made the video."""
+    """What was carried out, and the most that the engine needed while it made the video."""
 
     plan: ExecutionPlan
-    telemetry: list[Telemetry]
+    peaks: RankPeaks
 
 
 def run_bench(options: BenchOptions, report: Report) -> Measured:
@@ -115,7 +115,7 @@ def run_bench(options: BenchOptions, report: Report) -> Measured:
     if options.profile and device.type == "cuda" and not bench.is_late():
         report.add("kernels", measure.kernel_profile(bench))
     engine.close()
-    return Measured(plan=plan, telemetry=peaks.reports)
+    return Measured(plan=plan, peaks=peaks)
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
