@@ -90,15 +90,27 @@ def test_silence_still_breathes_and_blinks() -> None:
     assert motion.yaw.std() < plan(20).yaw.std() * 1.2
 
 
-def test_stress_nods_the_head_down() -> None:
-    activity = np.ones(20 * FPS, np.float32)
+def stressed_speech() -> tuple[Floats, Floats, np.ndarray]:
+    """Energy and activity of 20 s of speech, and the frames at which its stressed syllables begin."""
     energy = np.full(20 * FPS, 0.03, np.float32)
     stressed = np.arange(50, 20 * FPS, 40)
     for index in stressed:
         energy[index : index + 6] = 0.12
+    return energy, np.ones(20 * FPS, np.float32), stressed
+
+
+def test_stress_nods_the_head_down() -> None:
+    energy, activity, stressed = stressed_speech()
     pitches = [plan_motion(energy, activity, style=Style(), seed=seed).pitch for seed in range(8)]
     pitch = np.mean(pitches, axis=0)
     assert np.mean(pitch[stressed + 3]) > np.mean(pitch[stressed - 12]) + 0.01
+
+
+def test_stress_raises_the_brows_so_that_it_shows() -> None:
+    energy, activity, stressed = stressed_speech()
+    brows = [plan_motion(energy, activity, style=Style(), seed=seed).brow for seed in range(8)]
+    raised = np.mean(brows, axis=0)[stressed + 3]
+    assert raised.mean() > 0.10, "more than a pixel at an eye 30 pixels wide"
 
 
 def test_style_steers() -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from liveavatar.engines.portrait.geometry import Region
+from liveavatar.engines.portrait.geometry import Floats, Region
 from liveavatar.engines.portrait.motion import MOUTH_CHANNELS
 from liveavatar.engines.portrait.mouth import MouthRenderer
 from liveavatar.engines.portrait.mouth_interior import TOOTH, UPPER_TEETH_BELOW_LINE, InteriorView
 from liveavatar.engines.portrait.mouth_shape import MouthCommand
-from tests.portrait.painted_mouth import paint_mouth
+from tests.portrait.painted_mouth import CAVITY, PaintedMouth, paint_mouth
 
 
 def brightest_tooth(*, shown: float) -> float:
@@ -34,6 +34,44 @@ def test_tips_of_teeth_that_barely_show_are_no_row_of_bright_dots() -> None:
 @pytest.mark.parametrize("shown", [0.10, 0.2])
 def test_teeth_that_show_are_bright(shown: float) -> None:
     assert brightest_tooth(shown=shown) > 0.85
+
+
+def drawn_column(mouth: PaintedMouth, **channels: float) -> Floats:
+    """Colours (rows, 3) between the lips in the middle column of a drawn upright mouth, from top to bottom."""
+    renderer = MouthRenderer(mouth.picture, mouth.points)
+    canvas = mouth.picture.copy()
+    vector = np.array([channels.get(name, 0.0) for name in MOUTH_CHANNELS], np.float32)
+    renderer.draw(canvas, vector)
+    edges, frame = renderer.lip_edges(vector), renderer.anatomy.frame
+    upper, lower = (float(np.interp(0.0, edges.u, edge)) for edge in (edges.upper, edges.lower))
+    first, last = np.rint(frame.centre[1] + frame.half_width * np.array([upper, lower])).astype(int)
+    return canvas[first + 2 : last - 1, round(float(frame.centre[0]))].astype(np.float32)
+
+
+def test_the_tongue_of_a_shout_is_darker_when_it_is_raised_to_the_upper_lip() -> None:
+    mouth = paint_mouth(gap=1.3)
+    tongue = np.array([90, 90, 170])
+    is_dark = np.abs(mouth.picture.astype(int) - CAVITY).max(axis=-1) < 12
+    mouth.picture[is_dark] = tongue
+    wide, narrow = drawn_column(mouth, open=1.0, jaw=1.0), drawn_column(mouth, open=0.2, jaw=0.2)
+    assert wide[-5] == pytest.approx(tongue, abs=3)
+    assert narrow.mean(axis=1).max() < 0.8 * tongue.mean()
+
+
+def test_small_mouths_have_no_grey_line_of_lower_teeth_on_the_lip() -> None:
+    def lower_tooth(half_width: float) -> float:
+        mouth = paint_mouth(half_width=half_width)
+        renderer = MouthRenderer(mouth.picture, mouth.points)
+        vector = np.array([{"open": 0.9, "jaw": 0.9}.get(name, 0.0) for name in MOUTH_CHANNELS], np.float32)
+        command = MouthCommand.from_channels(vector, smile=0.0)
+        shape = renderer._shape(command)
+        view = renderer._view(renderer.region, shape, command)
+        materials = [np.zeros_like(view.u) for _ in range(4)]
+        renderer._interior._add_lower_teeth(materials, view, shape, command)
+        return float(materials[TOOTH].max())
+
+    assert lower_tooth(60) > 0.4
+    assert lower_tooth(10) < 0.05
 
 
 def test_no_second_row_of_teeth_below_the_portraits_own() -> None:

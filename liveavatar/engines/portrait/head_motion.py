@@ -98,7 +98,7 @@ def _plan_head(energy: Floats, activity: Floats, style: Style, rng: np.random.Ge
     roll = lively * (0.020 * held_roll + 0.012 * noise(3.2) + 0.005 * noise(1.0))
     sway_x = lively * (0.012 * held_yaw + 0.020 * noise(4.0))
     sway_y = lively * (0.015 * _smooth(stress, 2.5) + 0.008 * noise(3.0))
-    brow = lively * (0.10 * np.clip(emphasis, 0, 1.5) + 0.015 * noise(3.0))
+    brow = lively * (0.22 * np.clip(emphasis, 0, 1.5) + 0.02 * noise(3.0))
     return {
         "yaw": np.clip(yaw + STYLE_YAW * style.gaze_x, -0.20, 0.20),
         "pitch": np.clip(pitch + 0.6 * STYLE_YAW * style.gaze_y, -0.12, 0.14),

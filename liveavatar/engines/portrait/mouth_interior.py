@@ -40,6 +40,7 @@ TOOTH_ROUNDNESS = 0.12  # loss of light from the middle of a tooth to its sides
 SMALL_TOOTH_PX = 6.0  # teeth narrower than this are painted without gaps: they would only flicker
 
 OWN_INTERIOR_GAP = 0.10  # lips parted this far in the portrait show something worth keeping
+RAISED_FLOOR_SHADE = 0.6
 OWN_JAW_GAP = 0.62  # parted this far, the lower part of it hangs on the jaw
 
 
@@ -137,6 +138,7 @@ class MouthInterior:
         cover = np.clip((view.v - top) / self._soft + 0.5, 0.0, 1.0)
         cover *= smoothstep(np.abs(view.u), LOWER_TEETH_REACH, LOWER_TEETH_REACH - 0.2)
         cover *= min(1.0, max(0.0, shape.gap - 0.08) / 0.08) * (1.0 - 0.8 * min(command.round, 1.0))
+        cover *= self._detail  # a row two pixels high would be a grey line on the lip
         across = view.u / LOWER_TOOTH_WIDTH
         tone = self._tooth_gaps(across - np.floor(across))
         tone *= floats(LOWER_TEETH_TONE * (1.0 - 0.45 * np.abs(view.u) ** 1.5))
@@ -202,6 +204,8 @@ class MouthInterior:
         within = smoothstep(np.abs(view.u), 0.98, 0.85)
         row = view.v - shape.chin_drop
         floor, _ = self._own_pixels(0.95 * view.u, np.clip(row, upper, lower))
+        # Raised by the jaw, the tongue comes near to the upper lip, where less light reaches it than in the portrait.
+        floor *= 1.0 - RAISED_FLOOR_SHADE * smoothstep(view.v - view.upper_edge, 0.35, 0.0)[..., None]
         self._lay_own(colours, view, floor, smoothstep(row - upper - 0.3 * (lower - upper), -0.15, 0.0))
         teeth, is_tooth = self._own_pixels(view.u, np.maximum(view.v, upper))
         self._lay_own(colours, view, teeth, within * is_tooth)
