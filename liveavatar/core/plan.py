@@ -22,15 +22,19 @@ class PlanChange:
 
     first_frame: int
     cause: ChangeCause
-    before: str  # "704x384, 4 steps, 16-bit weights"
+    before: str  # "704x384, 4 steps, 8-bit weights"
     after: str
     reason: str  # why, one sentence
     remedy: str = ""  # what would have to change for the plan before; empty when the operator asked
 
     def sentence(self) -> str:
-        """Return the change as one line of text for the operator."""
+        """Return the change as one line of text for the operator, without what stays as it was."""
         start = f"From {self.first_frame / FPS:.1f} s on" if self.first_frame else "From the start"
-        return f"{start}: {self.after}, instead of {self.before}. {self.reason} {self.remedy}".rstrip()
+        before, after = self.before.split(", "), self.after.split(", ")
+        new = ", ".join(part for part in after if part not in before)
+        old = ", ".join(part for part in before if part not in after)
+        what = f"{new} instead of {old}" if new and old else new or f"no longer {old}"
+        return f"{start}: {what}. {self.reason} {self.remedy}".rstrip()
 
 
 @dataclass(frozen=True, kw_only=True)

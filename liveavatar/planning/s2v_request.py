@@ -224,12 +224,12 @@ _NOT_SET_UP = Diagnosis(
     code="engine_unavailable",
     title="The s2v engine is not set up.",
     cause="No model checkpoint was named.",
-    remedy="Start the app with --ckpt-dir (see docs/models.md), or choose the engine auto or portrait.",
+    remedy="Name its folder under “More settings” or with --ckpt-dir (see docs/models.md), or choose another engine.",
 )
 
 _NO_CARD = Diagnosis(
     code="no_graphics_card",
     title="The s2v engine needs a graphics card.",
     cause="None was found, and on the processor a second of video would take about a quarter of an hour.",
-    remedy="Choose the engine auto or portrait.",
+    remedy="Choose another engine.",
 )

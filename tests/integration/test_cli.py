@@ -61,7 +61,7 @@ def test_the_receipt_names_what_was_made_otherwise(
     ]
     assert events[-1]["size"] == "384*256", "the file keeps its size"
     notices = [event["text"] for event in events if event["event"] == "notice"]
-    assert "From 0.4 s on: 128*128, instead of 384*256. It was told to." in notices
+    assert "From 0.4 s on: 128*128 instead of 384*256. It was told to." in notices
 
 
 def test_a_broken_off_video_is_kept_beside(

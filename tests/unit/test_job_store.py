@@ -121,4 +121,4 @@ def test_receipts_are_kept_in_order_and_old_stores_learn_them(tmp_path: Path) ->
     job = JobStore(path).get("old")
     assert job.changes == tuple(changes)
     assert job.size_made == "384*256"
-    assert job.changes[0].sentence() == "From 1.9 s on: b1, instead of a. Full."
+    assert job.changes[0].sentence() == "From 1.9 s on: b1 instead of a. Full."
