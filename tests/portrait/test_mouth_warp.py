@@ -12,7 +12,7 @@ import pytest
 from liveavatar.engines.portrait.geometry import Floats
 from liveavatar.engines.portrait.mouth_anatomy import measure_mouth
 from liveavatar.engines.portrait.mouth_shape import MouthCommand, MouthShape, shape_mouth
-from liveavatar.engines.portrait.mouth_warp import COLUMN_STEP, ROW_STEP, MouthWarp
+from liveavatar.engines.portrait.mouth_warp import COLUMN_STEP, ROW_STEP, MouthWarp, squeeze_profile
 from tests.portrait.painted_mouth import paint_mouth
 
 LEAST_AREA = 0.04  # of a frame pixel in the portrait; 0 would be a fold
@@ -104,6 +104,15 @@ def test_displacement_vanishes_at_the_edge_of_the_lattice() -> None:
         assert np.abs(field[:, [0, -1]]).max() < 0.05 * pixel
     assert np.abs(fields.sideways[[0, -1]]).max() < 0.02 * pixel
     assert np.abs(fields.sideways[:, [0, -1]]).max() < 0.02 * pixel
+
+
+def test_rounding_leaves_the_chin_its_width() -> None:
+    mouth = paint_mouth()
+    anatomy = measure_mouth(mouth.picture, mouth.points)
+    u = np.full((2, 1), 0.8, np.float32)
+    at_lips, at_chin = squeeze_profile(anatomy, u, np.array([[0.1], [anatomy.chin_level]], np.float32))[:, 0]
+    assert at_lips > 0.5
+    assert at_chin < 0.1 * at_lips
 
 
 def test_the_chin_follows_the_jaw() -> None:

@@ -30,7 +30,8 @@ OPEN_PARTS_SIDES = 0.6  # ... less where the mouth is wide open
 
 # Width. Measured on speakers: spread lips are about a tenth wider, rounded ones a quarter narrower.
 WIDENING, NARROWING, ROUNDING, SMILE_WIDENING = 0.11, 0.16, 0.28, 0.05
-JAW_NARROWING = 0.06  # an open jaw pulls the corners in
+JAW_NARROWING = 0.06  # an open jaw pulls the corners in ...
+JAW_HINDERS_ROUNDING = 0.3  # ... and leaves less for rounding them
 CORNER_LIFT_SMILE, CORNER_LIFT_WIDE = 0.15, 0.035
 ROUND_STOPS_SMILE = 0.7  # nobody grins at an "oo"
 
@@ -73,9 +74,9 @@ class MouthCommand:
     def width_scale(self) -> float:
         """Mouth width compared with the portrait's."""
         spread = WIDENING * max(self.wide, 0.0) + SMILE_WIDENING * self.smile - JAW_NARROWING * self.jaw
-        return (
-            1.0 + spread - NARROWING * max(-self.wide, 0.0) * (1 - self.round / 1.2) - ROUNDING * self.round
-        )
+        narrowed = NARROWING * max(-self.wide, 0.0) * (1 - self.round / 1.2)
+        rounded = ROUNDING * self.round * (1 - JAW_HINDERS_ROUNDING * min(self.jaw, 1.0))
+        return 1.0 + spread - narrowed - rounded
 
     @property
     def gap(self) -> float:

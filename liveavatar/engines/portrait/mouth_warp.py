@@ -140,7 +140,7 @@ def squeeze_profile(anatomy: MouthAnatomy, u: Floats, v: Floats) -> Floats:
     left, right = (max(SQUEEZE_REACH, reach) for reach in (anatomy.jaw_left_reach, anatomy.jaw_right_reach))
     along_u = u * smoothstep(-u, left, SQUEEZE_FULL) * smoothstep(u, right, SQUEEZE_FULL)
     nose, chin = anatomy.nose_level, anatomy.chin_level
-    along_v = smoothstep(v, min(nose, SQUEEZE_TOP), 0.1 * nose) * smoothstep(v, 1.5 * chin, 0.35 * chin)
+    along_v = smoothstep(v, min(nose, SQUEEZE_TOP), 0.1 * nose) * smoothstep(v, 1.1 * chin, 0.3 * chin)
     return np.asarray(along_u * along_v, np.float32)
 
 
