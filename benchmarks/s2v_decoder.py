@@ -3,8 +3,8 @@
     python -m benchmarks.s2v_decoder --out result.json        704x384, random weights, on a graphics card
     python -m benchmarks.s2v_decoder --size 192x192 --tiny    rehearsal anywhere
 
-A form is how many latent frames go into one call and in how many tiles. `cache_gb` is what the decoder remembers from
-block to block, `working_gb` what it needs on top while it works, its next memory included. The encoder's working
+A form is how many latent frames go into one call, and whether in two tiles. `cache_gb` is what the decoder remembers
+from block to block, `working_gb` what it needs on top while it works, its next memory included. The encoder's working
 memory, for the 73 pictures of the sink, is in `encoder_gb`.
 """
 
@@ -29,7 +29,7 @@ from liveavatar.models.s2v.config import FRAMES_PER_BLOCK, LATENT_CHANNELS
 from liveavatar.models.tiled_vae import tiled
 from liveavatar.pipeline.decode import decode_blocks
 
-FORMS = ((3, 1), (3, 2), (1, 1), (1, 2))  # latent frames per call, tiles
+FORMS = ((3, False), (3, True), (1, False), (1, True))  # latent frames per call, in two tiles
 WARM_UP_BLOCKS, TIMED_BLOCKS = 2, 5
 
 
@@ -39,9 +39,9 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     width, height = map(int, options.size.split("x"))
     report: dict[str, Any] = {"machine": describe_machine(device), "size": options.size, "forms": []}
-    for latents_per_call, num_tiles in FORMS:
+    for latents_per_call, is_tiled in FORMS:
         plan = ExecutionPlan(engine="s2v", width=width, height=height)
-        form = measure(latents_per_call, num_tiles, plan, device, options.tiny)
+        form = measure(latents_per_call, is_tiled, plan, device, options.tiny)
         report["forms"].append(form)
         print(json.dumps(form), flush=True)
         if options.out:
@@ -50,14 +50,14 @@ def main() -> None:
 
 @torch.inference_mode()
 def measure(
-    latents_per_call: int, num_tiles: int, plan: ExecutionPlan, device: torch.device, is_tiny: bool
+    latents_per_call: int, is_tiled: bool, plan: ExecutionPlan, device: torch.device, is_tiny: bool
 ) -> dict[str, Any]:
     """Return time and memory of one form."""
     on_card = device.type == "cuda"
     vae = random_vae(
         VAE_WIDTH["tiny" if is_tiny else "full"], device, torch.bfloat16 if on_card else torch.float32
     )
-    vae = vae if num_tiles == 1 else tiled(vae, num_tiles)
+    vae = tiled(vae) if is_tiled else vae
     if on_card:
         torch._dynamo.reset()
         compile_parts(None, vae, None)
@@ -84,7 +84,7 @@ def measure(
         seconds.append(time.perf_counter() - started)
     return {
         "latents_per_call": latents_per_call,
-        "tiles": num_tiles,
+        "tiles": 2 if is_tiled else 1,
         "block_ms": round(1000 * statistics.median(seconds), 1),
         "cache_gb": round((with_cache - held) / 1e9, 3),
         "working_gb": round((_peak(on_card) - with_cache) / 1e9, 3),

@@ -127,7 +127,7 @@ class ModeRun:
             kv_precision=configuration.kv_precision,
             offload=configuration.offload,
             latents_per_decode=configuration.latents_per_decode,
-            vae_tiles=configuration.vae_tiles,
+            tiled_vae=configuration.tiled_vae,
         )
 
     def _report_plan(self) -> None:
@@ -246,7 +246,7 @@ def _configured(settings: str, num_steps: int) -> Configuration:
             caches=named.get("caches") == "host",
         ),
         latents_per_decode=int(named.get("latents", 3)),
-        vae_tiles=int(named.get("tiles", 1)),
+        tiled_vae=named.get("tiles") == "2",
     )
 
 

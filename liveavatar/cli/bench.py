@@ -36,7 +36,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", default="fp8", choices=PRECISIONS, help="of the weights")
     parser.add_argument("--kv", default="bf16", choices=KV_PRECISIONS, help="of cached keys and values")
     parser.add_argument("--latents-per-decode", type=int, default=3, choices=(1, 3))
-    parser.add_argument("--vae-tiles", type=int, default=1, choices=(1, 2))
+    parser.add_argument("--tiled-vae", action="store_true", help="decode in two tiles")
     parser.add_argument(
         "--resident-blocks",
         type=int,
@@ -109,7 +109,7 @@ def _bench_options(options: argparse.Namespace, size: VideoSize) -> BenchOptions
         precision=options.precision,
         kv_precision=options.kv,
         latents_per_decode=options.latents_per_decode,
-        vae_tiles=options.vae_tiles,
+        tiled_vae=options.tiled_vae,
         resident_blocks=options.resident_blocks,
         caches_on_host=options.kv_offload,
         attention=options.attention,

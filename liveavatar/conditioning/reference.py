@@ -49,7 +49,7 @@ class SinkCache:
     def plain_sink(self, vae: StreamingVae, pixels: Tensor, *, latents_per_call: int) -> SinkLatents:
         """Return `plain_sink` of pixels [3, H, W] on the host; encoded in the same pieces, it is kept bit by bit."""
         digest = hashlib.sha256(pixels.numpy().tobytes()).digest()
-        key = (digest, pixels.shape, latents_per_call, vae.num_tiles)
+        key = (digest, pixels.shape, latents_per_call, vae.is_tiled)
         sink = self._sinks.pop(key, None) or plain_sink(vae, pixels, latents_per_call=latents_per_call)
         self._sinks[key] = sink
         while len(self._sinks) > self._max_entries:

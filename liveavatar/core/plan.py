@@ -68,7 +68,7 @@ class ExecutionPlan:
     fixes_kv_precision: bool = False  # and that of the caches
     offload: Offload = field(default_factory=Offload)
     latents_per_decode: int = 3  # latent frames decoded in one call; 1 needs less memory and more time
-    vae_tiles: int = 1  # parts of the picture that the autoencoder works on in turn
+    tiled_vae: bool = False  # the autoencoder works on two parts of the picture in turn
     budgets: tuple[MemoryBudget, ...] = ()  # forecast, one per rank
     memory_factors: tuple[
         tuple[str, float], ...
@@ -87,7 +87,7 @@ class ExecutionPlan:
         if parallel is not None:
             parallel = dataclasses.replace(parallel, step_split=(1,) * len(parallel.step_split))
         offload = dataclasses.replace(self.offload, caches=False, text_encoder=False)
-        return self.engine, self.model, parallel, self.precision, offload, self.vae_tiles
+        return self.engine, self.model, parallel, self.precision, offload, self.tiled_vae
 
     @property
     def num_steps(self) -> int:

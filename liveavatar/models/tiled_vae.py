@@ -1,16 +1,15 @@
-"""The video autoencoder with most of its work in tiles: working memory for a part of the picture at a time.
+"""The video autoencoder with most of its work in two tiles: working memory for a part of the picture at a time.
 
 Only what is large is tiled: the layers between pixels and the resolution of latents. Those at the resolution of
-latents see the whole picture, attention among them, so tiles do not differ in tone. Neighbours share 64 pixels (8
-latents), which are computed twice; in the middle 16 of them, where both are nearly free of the missing surroundings,
-one fades into the other. All tiles have one size, so one compiled graph serves them, and every tile is a stream of its
-own, with its own causal cache.
+latents see the whole picture, attention among them, so tiles do not differ in tone. The longer side is cut in two; more
+tiles would save nothing, as neighbours share much, kept twice. They share 64 pixels (8 latents), which are computed
+twice; in the middle 16 of them, where both are nearly free of the missing surroundings, one fades into the other. Both
+tiles have one size, so one compiled graph serves them, and each is a stream of its own, with its own causal cache.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import product
 
 import torch
 from diffusers import AutoencoderKLWan
@@ -36,10 +35,10 @@ _Part = Callable[[Tensor, VaeCache | None], tuple[Tensor, VaeCache]]
 class TiledVae(StreamingVae):
     """Encodes and decodes like StreamingVae. Its cache is that of the whole, then that of every tile."""
 
-    def __init__(self, network: AutoencoderKLWan, num_tiles: int) -> None:
-        """`num_tiles`: 1 or 2, along the longer side. More would save nothing: neighbours share much, kept twice."""
+    is_tiled = True
+
+    def __init__(self, network: AutoencoderKLWan) -> None:
         super().__init__(network)
-        self.num_tiles = num_tiles
         decoder, encoder = self.network.decoder, self.network.encoder
         self._num_whole_decoder_slots = len(cache_slots(nn.ModuleList([decoder.conv_in, decoder.mid_block])))
         self._num_whole_encoder_slots = len(cache_slots(nn.ModuleList([encoder.mid_block, encoder.conv_out])))
@@ -104,8 +103,10 @@ class TiledVae(StreamingVae):
     ) -> tuple[Tensor, VaeCache]:
         """Run each tile and put the results together. A unit is the side of a latent before or after."""
         height, width = (side // unit_in for side in video.shape[-2:])
-        num_rows, num_columns = (1, self.num_tiles) if width >= height else (self.num_tiles, 1)
-        tiles = product(tile_spans(height, num_rows), tile_spans(width, num_columns))
+        if width >= height:
+            tiles = [(slice(0, height), columns) for columns in halves(width)]
+        else:
+            tiles = [(rows, slice(0, width)) for rows in halves(height)]
         whole: Tensor | None = None
         kept: list[Tensor] = []
         for (rows, columns), cache in zip(tiles, caches, strict=True):
@@ -122,24 +123,21 @@ class TiledVae(StreamingVae):
     def _split(self, cache: VaeCache | None, num_whole: int) -> tuple[VaeCache | None, list[VaeCache | None]]:
         """Return the cache of the whole and that of each tile."""
         if cache is None:
-            return None, [None] * self.num_tiles
-        length = (len(cache) - num_whole) // self.num_tiles
-        starts = range(num_whole, len(cache), length)
-        return cache[:num_whole], [cache[start : start + length] for start in starts]
+            return None, [None, None]
+        middle = (num_whole + len(cache)) // 2
+        return cache[:num_whole], [cache[num_whole:middle], cache[middle:]]
 
 
-def tiled(vae: StreamingVae, num_tiles: int) -> TiledVae:
+def tiled(vae: StreamingVae) -> TiledVae:
     """Return the same network, sharing its weights, to be used in tiles."""
-    return TiledVae(vae.network, num_tiles).to(vae.mean_C)
+    return TiledVae(vae.network).to(vae.mean_C)
 
 
-def tile_spans(length: int, num_tiles: int) -> list[slice]:
-    """Return the parts of a side of so many latents: 1 or 2, equally long, sharing `OVERLAP_LATENTS`.
+def halves(length: int) -> list[slice]:
+    """Return the two parts of a side of so many latents, equally long, sharing `OVERLAP_LATENTS`.
 
     Raises ValueError when the side is odd or too short for that.
     """
-    if num_tiles == 1:
-        return [slice(0, length)]
     if length % 2 or length < 3 * OVERLAP_LATENTS:
         raise ValueError(f"a side of {length} latents cannot be cut in two that share {OVERLAP_LATENTS}")
     size = (length + OVERLAP_LATENTS) // 2

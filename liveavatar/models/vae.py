@@ -34,7 +34,7 @@ class StreamingVae(nn.Module):
 
     mean_C: Tensor
     inverse_std_C: Tensor
-    num_tiles = 1  # parts of the picture that are worked on in turn
+    is_tiled = False  # works on parts of the picture in turn
 
     def __init__(self, network: AutoencoderKLWan) -> None:
         super().__init__()

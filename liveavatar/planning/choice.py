@@ -161,7 +161,7 @@ def execution_plan(choice: Choice) -> ExecutionPlan:
         kv_precision=configuration.kv_precision,
         offload=dataclasses.replace(configuration.offload, text_encoder=text_rank(best) is None),
         latents_per_decode=configuration.latents_per_decode,
-        vae_tiles=configuration.vae_tiles,
+        tiled_vae=configuration.tiled_vae,
         budgets=best.details.budgets,
         memory_factors=tuple(sorted(best.evaluator.memory_factors.items())),
         block_s=best.block_seconds,
@@ -188,9 +188,9 @@ def plan_sentences(candidate: Candidate) -> tuple[str, ...]:
         sentences.append(
             "The decoder takes one latent frame at a time, which needs less memory and more time."
         )
-    if configuration.vae_tiles > 1:
+    if configuration.tiled_vae:
         sentences.append(
-            f"Pictures are decoded in {configuration.vae_tiles} tiles, which needs less memory;"
+            "Pictures are decoded in 2 tiles, which needs less memory;"
             " where tiles meet, colours may differ by a few of 255 levels."
         )
     if configuration.offload.is_used:

@@ -187,7 +187,7 @@ class Evaluator:
             for precision in precisions
         ]
         fastest = min((step.matrix + step.attention) * num_steps / num_ranks for step in steps)
-        decoding = self._decode_seconds(3, 1)
+        decoding = self._decode_seconds(3, False)
         return speed_model.BLOCK_PICTURES / (max(fastest, decoding) * self._slowdown)
 
     def block_seconds(self, configuration: Configuration) -> float:
@@ -204,13 +204,13 @@ class Evaluator:
             if role.num_steps:
                 busy += role.num_steps * self._step(role, num_streaming).total
             if role.latents_per_decode:
-                busy += self._decode_seconds(role.latents_per_decode, role.vae_tiles)
+                busy += self._decode_seconds(role.latents_per_decode, role.tiled_vae)
             busy *= self._slowdown
             self._busy[role, num_streaming] = busy
         return busy
 
-    def _decode_seconds(self, latents_per_decode: int, vae_tiles: int) -> float:
-        return speed_model.decode_seconds(self._speed, self._size, latents_per_decode, vae_tiles)
+    def _decode_seconds(self, latents_per_decode: int, tiled_vae: bool) -> float:
+        return speed_model.decode_seconds(self._speed, self._size, latents_per_decode, tiled_vae)
 
     def _step(
         self, role: RankRole, num_streaming: int, window_blocks: int = WINDOW_BLOCKS
@@ -229,7 +229,7 @@ class Evaluator:
         denoising = sum(
             role.num_steps * self._step(role, num_streaming, window_blocks=1).total for role in roles
         )
-        decoding = self._decode_seconds(configuration.latents_per_decode, configuration.vae_tiles)
+        decoding = self._decode_seconds(configuration.latents_per_decode, configuration.tiled_vae)
         in_turn = denoising / configuration.parallel.tensor + decoding
         prefill = speed_model.prefill_seconds(self._speed, self._size, configuration.precision)
         portrait = speed_model.portrait_seconds(self._speed, self._size)

@@ -36,7 +36,7 @@ def decode_in_smaller_pieces(plan: ExecutionPlan, picture: Picture) -> Execution
 def decode_in_tiles(plan: ExecutionPlan, picture: Picture) -> ExecutionPlan | None:
     """Decode two parts of the picture in turn."""
     can_be_cut = max(plan.width, plan.height) >= memory_model.SHORTEST_TILED_SIDE
-    return dataclasses.replace(plan, vae_tiles=2) if plan.vae_tiles == 1 and can_be_cut else None
+    return dataclasses.replace(plan, tiled_vae=True) if can_be_cut and not plan.tiled_vae else None
 
 
 def encode_prompt_on_processor(plan: ExecutionPlan, picture: Picture) -> ExecutionPlan | None:
@@ -216,7 +216,7 @@ def budget_of(plan: ExecutionPlan, rank: int = 0) -> MemoryBudget:
         kv_precision=plan.kv_precision,
         offload=dataclasses.replace(plan.offload, text_encoder=False),
         latents_per_decode=plan.latents_per_decode,
-        vae_tiles=plan.vae_tiles,
+        tiled_vae=plan.tiled_vae,
     )
     groups = layouts.rank_groups(configuration, VideoSize(plan.width, plan.height))
     role = layouts.roles_by_rank(groups)[rank]
@@ -242,7 +242,7 @@ def describe(plan: ExecutionPlan, num_steps: int | None = None) -> str:
         parts.append("caches in host memory")
     if plan.latents_per_decode == 1:
         parts.append("decoded in small pieces")
-    if plan.vae_tiles > 1:
+    if plan.tiled_vae:
         parts.append("decoded in 2 tiles")
     if plan.offload.text_encoder:
         parts.append("prompt encoded on the processor")

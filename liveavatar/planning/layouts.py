@@ -16,8 +16,8 @@ from liveavatar.planning.model_spec import VideoSize
 # One stream is spread over this many ranks at most; more cards serve more streams.
 MAX_WORLD = 16
 _MAX_TENSOR, _MAX_LAYER_PARTS = 8, 8
-# Latent frames per decoder call and tiles of the picture; the plainest form is (3, 1).
-_FRUGAL_DECODER_FORMS = ((1, 1), (1, 2))
+# Latent frames per decoder call, and whether the picture is decoded in tiles; the plainest form is (3, False).
+_FRUGAL_DECODER_FORMS = ((1, False), (1, True))
 ALL_ON_THE_CARDS = Offload()
 
 
@@ -29,7 +29,7 @@ class Configuration(NamedTuple):
     kv_precision: KvPrecision = "bf16"
     offload: Offload = ALL_ON_THE_CARDS
     latents_per_decode: int = 3
-    vae_tiles: int = 1
+    tiled_vae: bool = False
 
     def describe(self) -> str:
         """Return "timestep pipeline 2+2, fp8, 8-bit caches"."""
@@ -44,8 +44,8 @@ class Configuration(NamedTuple):
             parts.append("shares in host memory")
         if self.offload.caches:
             parts.append("caches in host memory")
-        if self.vae_tiles > 1:
-            parts.append(f"decoded in {self.vae_tiles} tiles")
+        if self.tiled_vae:
+            parts.append("decoded in 2 tiles")
         return ", ".join(parts)
 
 
@@ -148,8 +148,8 @@ def offload_variants(
 def frugal_variants(configuration: Configuration) -> list[Configuration]:
     """Return the same with ways to decode that need ever less memory and more time."""
     return [
-        configuration._replace(latents_per_decode=latents, vae_tiles=tiles)
-        for latents, tiles in _FRUGAL_DECODER_FORMS
+        configuration._replace(latents_per_decode=latents, tiled_vae=tiled)
+        for latents, tiled in _FRUGAL_DECODER_FORMS
     ]
 
 
@@ -187,9 +187,9 @@ def rank_groups(configuration: Configuration, size: VideoSize) -> list[RankGroup
         offload.caches,
         offload.sharded_weights,
     )
-    latents, tiles = configuration.latents_per_decode, configuration.vae_tiles
+    latents, tiled = configuration.latents_per_decode, configuration.tiled_vae
     return [
-        (role_of(work, latents, tiles) if work.decodes else role_of(work, 0, 1), ranks)
+        (role_of(work, latents, tiled) if work.decodes else role_of(work, 0, False), ranks)
         for work, ranks in _ranks_by_work(parallel)
     ]
 
@@ -222,14 +222,14 @@ def _roles(
     resident_blocks: int | None,
     caches_on_host: bool,
     shards_on_host: bool,
-) -> Callable[[_Work, int, int], RankRole]:
-    """Return what makes a role of a rank's work, latent frames per decoder call and tiles.
+) -> Callable[[_Work, int, bool], RankRole]:
+    """Return what makes a role of a rank's work, latent frames per decoder call and whether it works in tiles.
 
     Most plans share most of their roles, and what a role needs takes time to compute: each is made once.
     """
 
     @cache
-    def role_of(work: _Work, latents_per_decode: int, vae_tiles: int) -> RankRole:
+    def role_of(work: _Work, latents_per_decode: int, tiled_vae: bool) -> RankRole:
         return RankRole(
             size=size,
             num_steps=work.num_steps,
@@ -243,7 +243,7 @@ def _roles(
             resident_blocks=resident_blocks,
             caches_on_host=caches_on_host,
             latents_per_decode=latents_per_decode,
-            vae_tiles=vae_tiles,
+            tiled_vae=tiled_vae,
             encodes_speech=work.hears,
             is_one_of_many=is_one_of_many,
         )

@@ -105,7 +105,7 @@ class RankRole:
     resident_blocks: int | None = None  # None: all its layers stay on the card
     caches_on_host: bool = False
     latents_per_decode: int = 0  # 0: it does not decode
-    vae_tiles: int = 1
+    tiled_vae: bool = False
     encodes_speech: bool = False
     encodes_text: bool = False
     is_one_of_many: bool = False
@@ -190,10 +190,9 @@ def _widened_bytes(size: VideoSize, tensor: int) -> float:
     return 2 * size.window_tokens * model.WIDTH / tensor * _BF16
 
 
-def tile_share(size: VideoSize, num_tiles: int) -> float:
-    """Return the part of the picture that one of 1 or 2 tiles of the autoencoder covers."""
-    long = max(size.width, size.height)
-    return 1.0 if num_tiles == 1 else (long + _TILE_OVERLAP) / (2 * long)
+def tile_share(size: VideoSize) -> float:
+    """Return the part of the picture that each of the autoencoder's two tiles covers: half, and half the overlap."""
+    return 0.5 + _TILE_OVERLAP / (2 * max(size.width, size.height))
 
 
 def text_cache_bytes(role: RankRole) -> float:
@@ -228,7 +227,7 @@ def _shares(role: RankRole) -> list[_Share]:
         role.tensor,
         role.kv_precision,
         role.latents_per_decode,
-        role.vae_tiles,
+        role.tiled_vae,
         role.implementation,
     )
     kept.append(("CUDA context", CONTEXT_BYTES, "measured"))
@@ -244,7 +243,7 @@ def _momentary_shares(
     tensor: int,
     kv_precision: KvPrecision,
     latents_per_decode: int,
-    vae_tiles: int,
+    tiled_vae: bool,
     program: Implementation,
 ) -> list[_Share]:
     """Return what is needed for a moment, and the gaps that it leaves in the allocator's memory."""
@@ -257,9 +256,9 @@ def _momentary_shares(
     decoding: list[_Share] = []
     if latents_per_decode:
         work = dict(program.decoder_bytes)[latents_per_decode]
-        work *= tile_share(size, vae_tiles) * size.pixels / MEASURED_SIZE.pixels
+        work *= size.pixels / MEASURED_SIZE.pixels * (tile_share(size) if tiled_vae else 1)
         # What it will remember is there beside what it remembers.
-        working = _decoder_cache_bytes(size, vae_tiles) + work
+        working = _decoder_cache_bytes(size, tiled_vae) + work
         decoding.append(("decoder working memory", working, "measured"))
     momentary = max(denoising, decoding, key=_sum)
     return [*momentary, ("allocator slack", SLACK_SHARE * _sum(momentary), "measured")]
@@ -304,12 +303,12 @@ def _cache_shares(role: RankRole) -> list[_Share]:
 def _decoder_shares(role: RankRole) -> list[_Share]:
     return [
         ("decoder weights", model.VAE_PARAMETERS * _BF16, "computed"),
-        ("decoder cache", _decoder_cache_bytes(role.size, role.vae_tiles), "measured"),
+        ("decoder cache", _decoder_cache_bytes(role.size, role.tiled_vae), "measured"),
     ]
 
 
-def _decoder_cache_bytes(size: VideoSize, vae_tiles: int) -> float:
-    return DECODER_CACHE_BYTES_PER_PIXEL * size.pixels * tile_share(size, vae_tiles) * vae_tiles
+def _decoder_cache_bytes(size: VideoSize, tiled_vae: bool) -> float:
+    return DECODER_CACHE_BYTES_PER_PIXEL * size.pixels * (2 * tile_share(size) if tiled_vae else 1)
 
 
 def _values_per_token(role: RankRole) -> float:

@@ -142,7 +142,7 @@ def _keeping_loaded(choice: Choice, setup: S2vSetup) -> Choice:
             parallel=wanted.parallel,
             precision=wanted.precision,
             offload=wanted.offload,
-            vae_tiles=wanted.vae_tiles,
+            tiled_vae=wanted.tiled_vae,
         )
         if candidate.fits and candidate.fps >= _NEARLY * best.fps and plan.same_engine(loaded):
             return choice if candidate is best else _with_first(choice, candidate)

@@ -99,10 +99,10 @@ def prefill_seconds(gpu: GpuSpec, size: VideoSize, precision: Precision) -> floa
 
 
 @lru_cache(maxsize=10_000)
-def decode_seconds(gpu: GpuSpec, size: VideoSize, latents_per_call: int, num_tiles: int = 1) -> float:
-    """Return the time to decode one block. What tiles share is decoded twice."""
+def decode_seconds(gpu: GpuSpec, size: VideoSize, latents_per_call: int, tiled: bool = False) -> float:
+    """Return the time to decode one block. What its two tiles share is decoded twice."""
     convolutions, memory = MEASURED_DECODE[latents_per_call]
-    pixels = size.pixels / MEASURED_SIZE.pixels * num_tiles * memory_model.tile_share(size, num_tiles)
+    pixels = size.pixels / MEASURED_SIZE.pixels * (2 * memory_model.tile_share(size) if tiled else 1)
     return pixels * (
         convolutions * _H200_BF16 / gpu.bf16_flops + memory * _H200_MEMORY / gpu.memory_bytes_per_s
     )

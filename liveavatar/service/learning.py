@@ -97,7 +97,7 @@ def _with_forecast(plan: ExecutionPlan, gpu: GpuSpec, calibration: Calibration) 
         kv_precision=plan.kv_precision,
         offload=plan.offload,
         latents_per_decode=plan.latents_per_decode,
-        vae_tiles=plan.vae_tiles,
+        tiled_vae=plan.tiled_vae,
     )
     evaluator = Evaluator([gpu], None, VideoSize(plan.width, plan.height), calibration)
     return dataclasses.replace(

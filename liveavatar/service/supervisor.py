@@ -307,4 +307,4 @@ class EngineSupervisor:
 
 def _as_loaded(plan: ExecutionPlan, before: ExecutionPlan) -> ExecutionPlan:
     """Return what the engine is loaded as after a change of plan: weights change for good, the decoder for a video."""
-    return dataclasses.replace(plan, vae_tiles=before.vae_tiles)
+    return dataclasses.replace(plan, tiled_vae=before.tiled_vae)

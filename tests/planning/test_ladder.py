@@ -176,7 +176,7 @@ def test_after_a_shortage_the_rank_needs_less_until_nothing_is_left(
     needs = [needed_bytes(each, rank) for each in plans]
     assert all(later < earlier for earlier, later in itertools.pairwise(needs))
     assert len({(each.width, each.height) for each in plans}) == 1 or not pin_size
-    assert all(each.same_engine(dataclasses.replace(plans[0], vae_tiles=each.vae_tiles)) for each in plans)
+    assert all(each.same_engine(dataclasses.replace(plans[0], tiled_vae=each.tiled_vae)) for each in plans)
 
 
 def test_after_a_shortage_without_a_forecast_the_picture_is_smaller(over_five_cards: ExecutionPlan) -> None:

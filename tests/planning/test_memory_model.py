@@ -141,12 +141,12 @@ def test_caches_in_8_bits_are_half() -> None:
 
 
 @pytest.mark.parametrize(
-    ("latents", "tiles", "cache", "working"),
-    [(3, 1, 1.298, 4.088), (3, 2, 1.412, 2.971), (1, 1, 1.298, 2.021), (1, 2, 1.412, 1.819)],
+    ("latents", "tiled", "cache", "working"),
+    [(3, False, 1.298, 4.088), (3, True, 1.412, 2.971), (1, False, 1.298, 2.021), (1, True, 1.412, 1.819)],
 )  # fmt: skip
-def test_forms_of_the_decoder(latents: int, tiles: int, cache: float, working: float) -> None:
+def test_forms_of_the_decoder(latents: int, tiled: bool, cache: float, working: float) -> None:
     """Measured by benchmarks/s2v_decoder.py. A tile of two is 384 pixels wide."""
-    items = _items(RankRole(size=MEASURED_SIZE, latents_per_decode=latents, vae_tiles=tiles))
+    items = _items(RankRole(size=MEASURED_SIZE, latents_per_decode=latents, tiled_vae=tiled))
     assert items["decoder cache"] == pytest.approx(cache, rel=0.01)
     assert items["decoder working memory"] == pytest.approx(working, rel=0.03)
 

@@ -74,7 +74,7 @@ def test_host_memory_changes_no_picture_and_8_bit_caches_change_them_little(plai
 
 
 def test_a_plan_is_loaded_as_it_says(plain: ExecutionPlan) -> None:
-    plan = dataclasses.replace(plain, precision="fp8", vae_tiles=2, offload=Offload(resident_blocks=1))
+    plan = dataclasses.replace(plain, precision="fp8", tiled_vae=True, offload=Offload(resident_blocks=1))
     parts = load_parts(plan)
     assert sum(not isinstance(block, StreamedBlock) for block in parts.transformer.blocks) == 1
     assert parts.precision == "fp8"
@@ -86,7 +86,7 @@ def test_a_plan_is_loaded_as_it_says(plain: ExecutionPlan) -> None:
 def test_plans_that_are_loaded_differently_are_different_engines(plain: ExecutionPlan) -> None:
     for same in ({"kv_precision": "fp8"}, {"latents_per_decode": 1}, {"offload": Offload(caches=True)}):
         assert plain.same_engine(dataclasses.replace(plain, **same))
-    for other in ({"vae_tiles": 2}, {"offload": Offload(resident_blocks=1)}, {"precision": "fp8"}):
+    for other in ({"tiled_vae": True}, {"offload": Offload(resident_blocks=1)}, {"precision": "fp8"}):
         assert not plain.same_engine(dataclasses.replace(plain, **other))
 
 
@@ -116,10 +116,9 @@ def test_weights_shrink_for_good_while_the_engine_runs(plain: ExecutionPlan) -> 
 
 def test_the_decoder_takes_up_tiles_and_lays_them_down(plain: ExecutionPlan) -> None:
     parts = load_parts(plain)
-    assert parts.vae_in_tiles(1) is parts.vae
-    tiled = parts.vae_in_tiles(2)
+    assert parts.vae_for(plain) is parts.vae
+    tiled = parts.vae_for(dataclasses.replace(plain, tiled_vae=True))
     assert isinstance(tiled, TiledVae)
-    assert tiled.num_tiles == 2
     assert tiled.network is parts.vae.network, "weights are shared"
-    whole = dataclasses.replace(parts, vae=tiled).vae_in_tiles(1)
-    assert (whole.num_tiles, whole.network) == (1, parts.vae.network)
+    whole = dataclasses.replace(parts, vae=tiled).vae_for(plain)
+    assert (whole.is_tiled, whole.network) == (False, parts.vae.network)

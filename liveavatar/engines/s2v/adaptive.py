@@ -164,7 +164,7 @@ class AdaptiveVideo:
         self._meter.note_resident(self._parts.kept_tensors)
         return PictureStream(
             self._parts.transformer,
-            self._parts.vae_in_tiles(plan.vae_tiles),
+            self._parts.vae_for(plan),
             plan,
             reference=reference,
             text=text,

@@ -83,16 +83,12 @@ class RankParts:
         """What allocates caches in host memory, and keeps it from one video to the next."""
         return HostCaches(self.transformer) if self.transformer is not None else None
 
-    def vae_in_tiles(self, num_tiles: int) -> StreamingVae:
-        """Return the autoencoder, sharing its weights, to be used in so many tiles."""
+    def vae_for(self, plan: ExecutionPlan) -> StreamingVae:
+        """Return the autoencoder as a plan uses it, whole or in tiles; both share their weights."""
         assert self.vae is not None, "this rank decodes"
-        if num_tiles == self.vae.num_tiles:
+        if plan.tiled_vae == self.vae.is_tiled:
             return self.vae
-        return (
-            StreamingVae(self.vae.network).to(self.vae.mean_C)
-            if num_tiles == 1
-            else tiled(self.vae, num_tiles)
-        )
+        return tiled(self.vae) if plan.tiled_vae else StreamingVae(self.vae.network).to(self.vae.mean_C)
 
     @cached_property
     def why_no_8_bit_attention(self) -> str | None:
@@ -206,7 +202,7 @@ class _Files:
 
     def vae(self) -> StreamingVae:
         vae = load_vae(self.layout.vae, device=self.device, dtype=self.dtype)
-        return vae if self._plan.vae_tiles == 1 else tiled(vae, self._plan.vae_tiles)
+        return tiled(vae) if self._plan.tiled_vae else vae
 
     def audio_encoder(self) -> AudioEncoder:
         return load_audio_encoder(self.layout, device=self.device, dtype=self.dtype)

@@ -162,7 +162,7 @@ class SpreadVideo:
     def _pictures(self, finished: Iterator[BlockMessage], sink: SinkLatents) -> Iterator[Pictures]:
         plan = self.plan
         blocks = decode_blocks(
-            self._parts.vae_in_tiles(plan.vae_tiles),
+            self._parts.vae_for(plan),
             sink.motion[:, :, -WARM_UP_LATENTS:] if self._num_begun else sink.motion,
             self._latents(finished),
             latents_per_decode=plan.latents_per_decode,
@@ -218,7 +218,7 @@ class SpreadVideo:
         """Return what the video is reminded of: the portrait, later its own pictures; one rank encodes them."""
         latents: Tensor | None = None
         if self._own.place.decodes:
-            plan, vae = self.plan, self._parts.vae_in_tiles(self.plan.vae_tiles)
+            plan, vae = self.plan, self._parts.vae_for(self.plan)
             with Image.open(self._request.image_path) as picture:
                 reference = prepare_picture(picture, plan.height, plan.width)
             past = self._history.past(backdrop_of(reference))

@@ -75,7 +75,7 @@ def random_parts(model: str, plan: ExecutionPlan, device: torch.device) -> Parts
     vae = random_vae(VAE_WIDTH[model], device, dtype)
     return Parts(
         transformer=transformer,
-        vae=vae if plan.vae_tiles == 1 else tiled(vae, plan.vae_tiles),
+        vae=tiled(vae) if plan.tiled_vae else vae,
         audio_encoder=random_audio_encoder(_SPEECH[model], device, dtype),
         prompts=RandomPrompts(transformer.config["text_dim"]),
     )

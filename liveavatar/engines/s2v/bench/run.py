@@ -40,7 +40,7 @@ class BenchOptions:
     precision: Precision = "fp8"
     kv_precision: KvPrecision = "bf16"
     latents_per_decode: int = 3
-    vae_tiles: int = 1
+    tiled_vae: bool = False
     resident_blocks: int | None = None  # None: all
     caches_on_host: bool = False
     attention: str = "auto"  # see models.s2v.attention.choose_attention
@@ -148,7 +148,7 @@ def _plan(options: BenchOptions) -> ExecutionPlan:
         kv_precision=options.kv_precision,
         offload=Offload(resident_blocks=options.resident_blocks, caches=options.caches_on_host),
         latents_per_decode=options.latents_per_decode,
-        vae_tiles=options.vae_tiles,
+        tiled_vae=options.tiled_vae,
     )
 
 
@@ -167,7 +167,7 @@ def _beside_forecast(measured: dict[str, int], options: BenchOptions) -> list[di
         resident_blocks=options.resident_blocks,
         caches_on_host=options.caches_on_host,
         latents_per_decode=options.latents_per_decode,
-        vae_tiles=options.vae_tiles,
+        tiled_vae=options.tiled_vae,
         encodes_speech=True,
     )
     return [
