@@ -28,6 +28,7 @@ _ARGUMENTS = [
     "--use-fake-device-for-media-stream",  # a camera with a moving picture, a microphone that beeps
     "--use-fake-ui-for-media-stream",
 ]
+_PATIENCE_MS = 60_000  # a machine may have much else to do
 NewPage = Callable[..., Studio]
 
 
@@ -43,6 +44,7 @@ def browser() -> Iterator[Browser]:
     if not Path(CHROMIUM).exists():
         pytest.skip(f"chromium is not installed ({CHROMIUM})")
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    sync_api.expect.set_options(timeout=_PATIENCE_MS)
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=_ARGUMENTS)
         yield browser
@@ -70,6 +72,7 @@ def new_page(browser: Browser) -> Iterator[NewPage]:
     def open_page(app: App, **options: Any) -> Studio:
         options.setdefault("viewport", {"width": 1280, "height": 900})
         context = browser.new_context(**options)
+        context.set_default_timeout(_PATIENCE_MS)
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: errors.append(str(error)))
@@ -77,6 +80,8 @@ def new_page(browser: Browser) -> Iterator[NewPage]:
 
     yield open_page
     for context in contexts:
+        for page in context.pages:
+            page.unroute_all(behavior="ignoreErrors")  # one in flight would fail the next test
         context.close()
     assert not errors, f"scripts failed: {errors}"
 
@@ -99,6 +104,12 @@ def portrait(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def voice(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eight seconds of a humming voice."""
     return _hum(tmp_path_factory.mktemp("inputs") / "voice.wav", seconds=8)
+
+
+@pytest.fixture(scope="session")
+def long_voice(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A minute of a humming voice: for what must happen while the video is made, and stops it then."""
+    return _hum(tmp_path_factory.mktemp("inputs") / "long_voice.wav", seconds=60)
 
 
 @pytest.fixture(scope="session")

@@ -116,7 +116,7 @@ def test_a_voice_that_cannot_be_read(
     studio.page.wait_for_selector("#studio-portrait .image-frame img")
     studio.page.set_input_files("#studio-voice input[type=file]", bad_files["unreadable"])
     player = studio.page.locator("#studio-voice .standard-player")
-    player.wait_for(timeout=5_000)
+    player.wait_for()
     label, box = studio.page.locator("#studio-voice label").bounding_box(), player.bounding_box()
     assert label is not None
     assert box is not None
@@ -163,7 +163,7 @@ def test_the_size_cards_follow_the_portraits_shape(paced: App, new_page: NewPage
     cards = studio.page.locator("#studio-size")
     assert "720×400" in cards.inner_text()
     studio.page.set_input_files("#studio-portrait input[type=file]", upright)
-    cards.locator("text=400×720").wait_for(timeout=5_000)
+    cards.locator("text=400×720").wait_for()
 
 
 def test_the_model_of_the_s2v_engine_is_named_and_checked(

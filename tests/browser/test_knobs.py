@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def test_what_is_chosen_is_asked_for_and_answered(
-    paced: App, new_page: NewPage, portrait: Path, voice: Path
+    paced: App, new_page: NewPage, portrait: Path, long_voice: Path
 ) -> None:
     """The engine here is another one: the page is told that it is s2v, and the app's refusal is shown."""
     studio = new_page(paced)
@@ -31,7 +31,7 @@ def test_what_is_chosen_is_asked_for_and_answered(
         route.continue_()
 
     studio.open()
-    studio.give(portrait, voice)
+    studio.give(portrait, long_voice)
     studio.describe("pace=12")
     studio.generate()
     studio.wait_for_state("running")
@@ -44,4 +44,4 @@ def test_what_is_chosen_is_asked_for_and_answered(
     with studio.page.expect_response("**/adjust"):
         knobs.locator("select").last.select_option("384*256")
     assert asked == [{"steps": 3}, {"size": "384*256"}]
-    studio.page.unroute_all(behavior="ignoreErrors")
+    studio.stop()

@@ -28,23 +28,24 @@ def tiny(tmp_path_factory: pytest.TempPathFactory, browser: Browser) -> Iterator
 
 
 def test_from_the_page_to_the_engine_and_back(
-    tiny: App, new_page: NewPage, voice: Path, tmp_path: Path
+    tiny: App, new_page: NewPage, long_voice: Path, tmp_path: Path
 ) -> None:
     picture = tmp_path / "picture.png"
     Image.linear_gradient("L").resize((64, 64)).convert("RGB").save(picture)
     studio = new_page(tiny).open()
-    studio.give(picture, voice)
+    studio.give(picture, long_voice)
     studio.describe("she smiles")
     studio.page.click("#studio-more button")
     studio.page.check("#studio-engine input[value=s2v]")
     studio.generate()
-    studio.wait_for_state("running", timeout_s=90)
+    studio.wait_for_state("running")
     studio.page.locator("#studio-stage .knobs select").first.select_option("2")
-    studio.wait_for_playback(1.0, timeout_s=90)
-    studio.wait_for_state("finished", timeout_s=120)
+    studio.wait_until("job.changes.length")
+    studio.wait_for_playback(1.0, timeout_s=240)  # a slow machine must have much of it in hand first
+    studio.stop()
     job = studio.job()
     assert (job["engine"], job["size"]) == ("s2v", "64*64")
-    assert job["frames_done"] == job["num_frames"] == 200
+    assert 0 < job["frames_done"] < job["num_frames"] == 1500
     (change,) = job["changes"]
     assert change["cause"] == "asked"
     assert change["after"].startswith("64x64, 2 steps")

@@ -19,9 +19,9 @@ def test_videos_survive_a_restart_and_can_be_deleted(
         studio.wait_for_state("finished")
         job_id = studio.job()["id"]
     page = studio.page
-    page.locator("#studio-top .pill:has-text('Connection lost')").wait_for(timeout=10_000)
+    page.locator("#studio-top .pill:has-text('Connection lost')").wait_for()
     with paced_app(tmp_path, port=int(app.url.rsplit(":", 1)[1])):
-        page.locator("#studio-top .pill:has-text('Ready')").wait_for(timeout=20_000)
+        page.locator("#studio-top .pill:has-text('Ready')").wait_for()
         studio.open()
         card = page.locator(f"#studio-videos [data-job='{job_id}']")
         card.locator(".poster").click()

@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from tests.conftest import REPOSITORY, wait_until
+from tests.free_port import free_port
 
 
 def start(data_dir: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -38,16 +39,10 @@ def answers(port: int) -> bool:
 
 
 @pytest.fixture
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@pytest.fixture
-def app(tmp_path: Path, free_port: int) -> Iterator[subprocess.Popen[str]]:
-    process = start(tmp_path, "--port", str(free_port))
-    wait_until(lambda: answers(free_port), timeout_s=60)
+def app(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    port = free_port()
+    process = start(tmp_path, "--port", str(port))
+    wait_until(lambda: answers(port), timeout_s=120)
     yield process
     process.kill()
     process.communicate()
@@ -68,13 +63,13 @@ def test_the_app_never_loads_torch_and_takes_its_worker_along(
     assert not any("libtorch" in library.path for library in psutil.Process(app.pid).memory_maps())
 
     refused = start(tmp_path)  # the same data folder
-    _, message = refused.communicate(timeout=60)
+    _, message = refused.communicate(timeout=120)
     assert refused.returncode == 1
     assert "already running" in message
 
     app.send_signal(signal.SIGTERM)
-    assert app.wait(timeout=20) == 0
-    wait_until(lambda: not worker.is_running(), timeout_s=5)
+    assert app.wait(timeout=60) == 0
+    wait_until(lambda: not worker.is_running())
 
 
 def test_a_taken_port_is_said(tmp_path: Path) -> None:
@@ -82,13 +77,13 @@ def test_a_taken_port_is_said(tmp_path: Path) -> None:
         other.bind(("127.0.0.1", 0))
         other.listen()
         process = start(tmp_path, "--port", str(other.getsockname()[1]))
-        _, message = process.communicate(timeout=60)
+        _, message = process.communicate(timeout=120)
     assert process.returncode == 1
     assert "--port" in message
 
 
 def test_a_bad_setting_is_said(tmp_path: Path) -> None:
     process = start(tmp_path, "--port", "0")
-    _, message = process.communicate(timeout=60)
+    _, message = process.communicate(timeout=120)
     assert process.returncode == 2
     assert "port must be" in message

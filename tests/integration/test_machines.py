@@ -26,10 +26,10 @@ from liveavatar.core.request import GenerationRequest
 from liveavatar.core.wire_address import WireAddress
 from liveavatar.service.cluster import Cluster, Endpoint, RemoteRanks
 from liveavatar.service.cluster_key import ClusterKey
-from liveavatar.service.engine_run import free_port
 from liveavatar.service.facade import Studio
 from liveavatar.service.machine_agent import MachineAgent
 from tests.conftest import REPOSITORY, wait_until
+from tests.free_port import free_port
 
 TOKEN = "a token that is long enough to be one"
 HEAD, OTHER = "10.77.61.1", "10.77.61.2"

@@ -5,12 +5,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
-import socket
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from types import TracebackType
 from typing import Any
+
+from tests.free_port import free_port
 
 _ANSWER_S = 200.0  # seconds on an idle machine; a rank that hangs reports its own deadline before
 
@@ -64,7 +65,7 @@ class RankPool:
             raise
 
     def _call(self, function: Callable[..., Any], num_ranks: int, arguments: dict[str, Any]) -> list[Any]:
-        port = _free_port()
+        port = free_port()
         connections: list[Connection] = self._connections[:num_ranks]
         for rank, connection in enumerate(connections):
             connection.send((function, rank, num_ranks, port, arguments))
@@ -104,10 +105,3 @@ def _serve(connection: Connection) -> None:
         connection.send(pickle.dumps(answer))  # first: a rank whose peers are gone may wait while it leaves
         if dist.is_initialized():
             dist.destroy_process_group()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
