@@ -50,11 +50,14 @@ def _serve(studio: Studio, config: AppConfig) -> int:
             server_name=config.host,
             server_port=config.port,
             prevent_thread_lock=True,
+            quiet=True,
             **launch_options(studio),
         )
     except OSError as error:
         sys.stderr.write(f"The page cannot be served: {error}\nChoose another port with --port.\n")
         return 1
+    sys.stdout.write(f"LiveAvatar Studio is at {page.local_url} (Ctrl+C ends it)\n")
+    sys.stdout.flush()
     gc.freeze()
     gc.enable()
     studio.start()  # after the page: the engine's start takes the processor for a moment

@@ -30,6 +30,8 @@ export class Player extends EventTarget {
     this.video = video;
     this.phase = "empty"; // empty | buffering | playing | file
     this.run = null;
+    this.isMuted = false; // by the viewer
+    this.isSoundRefused = false; // by the browser
     this.estimate = { numFrames: 0, fps: 0, playFps: 25 };
     this.stats = { openedAt: 0, firstFrameMs: null, stalls: 0, retries: 0 };
     video.addEventListener("waiting", () => this.ranDry());
@@ -44,6 +46,7 @@ export class Player extends EventTarget {
   close() {
     this.run?.abort.abort();
     this.run = null;
+    this.isSoundRefused = false;
     this.video.pause();
     this.video.removeAttribute("src");
     this.video.load();
@@ -188,15 +191,22 @@ export class Player extends EventTarget {
 
   /** Browsers refuse sound before the first click on a page; the picture then plays without it. */
   async startPlaying() {
-    this.video.muted = false;
+    this.video.muted = this.isMuted;
     try {
       await this.video.play();
     } catch (error) {
       if (error.name !== "NotAllowedError") return;
+      this.isSoundRefused = true;
       this.video.muted = true;
-      this.dispatchEvent(new Event("muted"));
       await this.video.play().catch(() => {});
     }
+  }
+
+  /** Turn the sound off or on, of this video and of later ones. */
+  setMuted(isMuted) {
+    this.isMuted = isMuted;
+    this.isSoundRefused = false;
+    this.video.muted = isMuted;
   }
 
   noteFirstFrame(run) {

@@ -27,7 +27,7 @@ export class Stage {
     this.player = new Player(this.video);
     this.player.addEventListener("phase", () => this.draw());
     this.player.addEventListener("ended", () => this.draw());
-    this.player.addEventListener("muted", () => (this.soundButton.hidden = false));
+    this.video.addEventListener("volumechange", () => this.draw());
     this.player.addEventListener("unplayable", () => this.actions.changed());
     this.video.addEventListener("resize", () => this.setShape(this.video.videoWidth, this.video.videoHeight));
     this.video.addEventListener("timeupdate", () => this.movePlayhead());
@@ -41,8 +41,8 @@ export class Stage {
     this.video = h("video", { playsinline: true, "aria-label": words.video });
     this.backdrop = h("div", { class: "backdrop" });
     this.live = h("span", { class: "live" }, words.live);
-    this.soundButton = button("primary sound", words.soundOn, "sound", () => this.unmute());
-    this.soundButton.hidden = true;
+    this.soundLabel = h("span", {});
+    this.soundButton = button("sound", this.soundLabel, "sound", () => this.player.setMuted(!this.video.muted));
     this.overlay = h("div", { class: "overlay" });
     this.screen = h("div", { class: "screen" }, this.backdrop, this.video, this.live, this.overlay, this.soundButton);
 
@@ -99,7 +99,6 @@ export class Stage {
     this.job = null;
     this.opened = null;
     this.playWhenReady = play;
-    this.soundButton.hidden = true;
     this.failure = null;
     this.player.close();
     this.draw();
@@ -158,6 +157,7 @@ export class Stage {
     this.host.dataset.view = view;
     this.host.classList.toggle("is-live", Boolean(job?.active && player.phase === "playing"));
     this.drawOverlay(view);
+    this.drawControls(view);
     this.strip.hidden = !job || view === "clicks" || view === "failed";
     if (!job) {
       this.backdrop.style.backgroundImage = "";
@@ -178,6 +178,15 @@ export class Stage {
     else if (view === "nothing") content = h("div", { class: "card" }, h("p", {}, words.nothingKept));
     if (this.overlay.firstChild !== content) this.overlay.replaceChildren(...(content ? [content] : []));
     this.overlay.hidden = !content;
+  }
+
+  /** A video that is still being made has no controls but for its sound; a browser may refuse sound before a click. */
+  drawControls(view) {
+    const { video, player } = this;
+    video.controls = player.phase === "file" || (!this.job?.active && video.ended);
+    this.soundButton.hidden = view !== "video" || (video.controls && !player.isSoundRefused);
+    this.soundButton.classList.toggle("primary", player.isSoundRefused);
+    setText(this.soundLabel, video.muted ? words.soundOn : words.soundOff);
   }
 
   drawWaiting() {
@@ -204,7 +213,6 @@ export class Stage {
     this.stopButton.disabled = job.stop_requested;
     this.againButton.hidden = this.downloadLink.hidden = job.active || !job.has_video;
     this.downloadLink.href = downloadUrl(job.id);
-    this.video.controls = this.player.phase === "file" || (!job.active && this.video.ended);
     this.knobs.update(job);
     this.drawNotes(job);
   }
@@ -297,11 +305,6 @@ export class Stage {
   playAgain() {
     this.opened = "file";
     this.player.openFile(videoUrl(this.jobId), { play: true });
-  }
-
-  unmute() {
-    this.video.muted = false;
-    this.soundButton.hidden = true;
   }
 
   setShape(width, height) {

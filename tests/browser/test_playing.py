@@ -214,7 +214,28 @@ def test_without_leave_for_sound_it_plays_muted_and_offers_the_sound(
     studio.generate()
     studio.wait_for_playback()
     assert studio.page.evaluate("window.studio.stage.video.muted")
+    studio.page.click("#studio-stage .sound.primary")
+    studio.wait_until("!video.muted && !player.isSoundRefused")
+
+
+def test_the_sound_of_a_video_that_is_being_made_can_be_turned_off(
+    paced: App, new_page: NewPage, portrait: Path, voice: Path
+) -> None:
+    from playwright.sync_api import expect
+
+    studio = new_page(paced).open()
+    studio.give(portrait, voice)
+    studio.describe("pace=30")
+    studio.generate()
+    studio.wait_for_playback()
     sound = studio.page.locator("#studio-stage .sound")
+    expect(sound).to_have_text("Mute")
     sound.click()
+    studio.wait_until("video.muted")
+    expect(sound).to_have_text("Turn the sound on")
+    studio.page.click("#studio-stage .stop")
+    studio.wait_for_state("cancelled")
+    studio.page.click("#studio-stage .again")
+    studio.wait_until("player.phase === 'file' && video.currentTime > 0.3")
+    assert studio.page.evaluate("window.studio.stage.video.muted"), "it stays off until it is turned on"
     expect(sound).to_be_hidden()
-    assert not studio.page.evaluate("window.studio.stage.video.muted")
