@@ -32,9 +32,9 @@ const chineseTogether = {
 const chineseSingle = {
   driver_silent: () => "显卡驱动没有响应。",
   will_not_fit: (cards, { needed, left }) =>
-    `下一个视频在 ${cards} 上需要 ${gigabytes(needed)} GB，只剩 ${gigabytes(left)} GB。`,
+    `下一个视频在 ${cards} 上需要 ${gigabytes(needed)} GB，只剩 ${gigabytes(left)} GB。请结束其他程序，否则画面会缩小。`,
   other_programs: (cards, { bytes, programs }) =>
-    `其他程序在 ${cards} 上占用 ${gigabytes(bytes)} GB${programs ? `（${programs}）` : ""}。`,
+    `其他程序在 ${cards} 上占用 ${gigabytes(bytes)} GB${programs ? `（${programs}）` : ""}。结束它们可为更大的画面腾出空间。`,
   host_memory: () => "内存几乎用完，机器可能变慢或结束程序。请关闭不需要的程序。",
   not_reported: (cards, { fields }) => {
     const names = { utilisation: "占用率", temperature: "温度", power: "功率" };

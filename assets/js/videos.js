@@ -123,7 +123,13 @@ export class Videos {
 
   async remove(job, card) {
     card.classList.add("leaving");
-    await deleteJob(job.id).catch(() => card.classList.remove("leaving"));
+    try {
+      await deleteJob(job.id);
+    } catch {
+      card.classList.remove("leaving");
+      card.querySelector(".question b").textContent = words.networkProblem;
+      return;
+    }
     this.actions.deleted(job.id);
   }
 }

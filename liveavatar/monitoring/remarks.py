@@ -89,7 +89,8 @@ def culprits(reading: Reading) -> list[Remark]:
                 gpus=(gpu.index,),
                 values={"bytes": others, "programs": named},
                 text=f"Other programs use {gb_text(others)} on GPU {gpu.index + 1}"
-                + (f" ({named})." if named else "."),
+                + (f" ({named})" if named else "")
+                + ". End them to make room for larger pictures.",
             )
         )
     return remarks

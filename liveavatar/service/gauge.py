@@ -78,7 +78,7 @@ def fit_warnings(gauges: Sequence[CardGauge]) -> list[Remark]:
             left = max(0, gauge.gpu.total_bytes - (gauge.other_bytes or 0))
             text = (
                 f"The next video needs {gb_text(gauge.needed_bytes)} on GPU {gauge.gpu.index + 1}, "
-                f"where {gb_text(left)} are left."
+                f"where {gb_text(left)} are left. End other programs there, or a smaller picture is made."
             )
             values = {"needed": gauge.needed_bytes, "left": left}
             remarks.append(Remark(code="will_not_fit", gpus=(gauge.gpu.index,), values=values, text=text))

@@ -197,9 +197,8 @@ def test_two_tabs_work_at_the_same_time(paced: App, new_page: NewPage, portrait:
 
 
 def test_without_leave_for_sound_it_plays_muted_and_offers_the_sound(
-    paced: App, new_page: NewPage, portrait: Path, voice: Path
+    paced: App, new_page: NewPage, portrait: Path, long_voice: Path
 ) -> None:
-    from playwright.sync_api import expect
 
     studio = new_page(paced)
     studio.page.add_init_script(
@@ -209,22 +208,23 @@ def test_without_leave_for_sound_it_plays_muted_and_offers_the_sound(
         };"""
     )
     studio.open()
-    studio.give(portrait, voice)
+    studio.give(portrait, long_voice)
     studio.describe("pace=60")
     studio.generate()
     studio.wait_for_playback()
     assert studio.page.evaluate("window.studio.stage.video.muted")
     studio.page.click("#studio-stage .sound.primary")
     studio.wait_until("!video.muted && !player.isSoundRefused")
+    studio.page.click("#studio-stage .stop")
 
 
 def test_the_sound_of_a_video_that_is_being_made_can_be_turned_off(
-    paced: App, new_page: NewPage, portrait: Path, voice: Path
+    paced: App, new_page: NewPage, portrait: Path, long_voice: Path
 ) -> None:
     from playwright.sync_api import expect
 
     studio = new_page(paced).open()
-    studio.give(portrait, voice)
+    studio.give(portrait, long_voice)
     studio.describe("pace=30")
     studio.generate()
     studio.wait_for_playback()

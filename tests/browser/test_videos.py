@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.browser.apps import paced_app
+from tests.browser.apps import App, paced_app
 from tests.browser.conftest import NewPage
 
 
@@ -36,3 +36,24 @@ def test_videos_survive_a_restart_and_can_be_deleted(
         page.wait_for_selector("#studio-stage[data-view=idle]")
         assert "up to 30 days" in page.locator("#studio-videos").inner_text()
         assert not list((tmp_path / "jobs").iterdir())
+
+
+def test_a_video_that_could_not_be_deleted_stays_and_says_so(
+    paced: App, new_page: NewPage, portrait: Path, voice: Path
+) -> None:
+    from playwright.sync_api import expect
+
+    studio = new_page(paced).open()
+    studio.give(portrait, voice)
+    studio.describe("pace=400")
+    studio.generate()
+    studio.wait_for_state("finished")
+    job_id = studio.job()["id"]
+    card = studio.page.locator(f"#studio-videos [data-job='{job_id}']")
+    studio.page.route(f"**/api/jobs/{job_id}", lambda route: route.abort())
+    card.locator(".delete").click()
+    card.locator("button:has-text('Delete')").click()
+    expect(card.locator(".question")).to_contain_text("The app did not answer.")
+    studio.page.unroute(f"**/api/jobs/{job_id}")
+    card.locator("button:has-text('Delete')").click()
+    card.wait_for(state="detached")

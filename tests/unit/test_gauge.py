@@ -118,7 +118,10 @@ def test_a_video_that_will_not_fit_is_told_with_numbers() -> None:
     gauges = card_gauges(machine(card(0), crowded), [], plan(35, 35))
     assert [gauge.missing_bytes for gauge in gauges] == [0, 1 * GIB]
     (remark,) = fit_warnings(gauges)
-    assert remark.text == "The next video needs 35.0 GB on GPU 2, where 34.0 GB are left."
+    assert remark.text == (
+        "The next video needs 35.0 GB on GPU 2, where 34.0 GB are left. "
+        "End other programs there, or a smaller picture is made."
+    )
     assert remark.gpus == (1,)
 
 

@@ -67,7 +67,10 @@ def test_the_first_reading_names_programs_already() -> None:
 def test_the_culprit_is_named() -> None:
     snapshot = Machine(trace("five_gpus")).play()
     (remark,) = snapshot.warnings
-    assert remark.text == "Other programs use 46.0 GB on GPU 4 (ollama 46.0 GB)."
+    assert (
+        remark.text
+        == "Other programs use 46.0 GB on GPU 4 (ollama 46.0 GB). End them to make room for larger pictures."
+    )
     assert remark.gpus == (3,)
 
 
