@@ -13,7 +13,7 @@ from liveavatar.engines.portrait.motion import MOUTH_CHANNELS
 from liveavatar.engines.portrait.mouth import MouthRenderer
 from liveavatar.engines.portrait.mouth_folds import MouthFolds
 from liveavatar.engines.portrait.mouth_shape import MouthColumns, MouthCommand, shape_mouth
-from tests.portrait.painted_mouth import PaintedMouth, lip_gap_px, mouth_width_px, paint_mouth
+from tests.portrait.painted_mouth import LIP, PaintedMouth, is_lip, lip_gap_px, mouth_width_px, paint_mouth
 
 
 def mouth_vector(**channels: float) -> Floats:
@@ -197,6 +197,17 @@ def test_wrong_inputs_are_refused() -> None:
         renderer.draw(mouth.picture.copy(), np.zeros(7, np.float32))
 
 
+def test_lips_that_close_over_teeth_meet_in_shade_not_in_a_drawn_line() -> None:
+    mouth = paint_mouth(gap=0.35)
+    closed = render(mouth, press=0.1)
+    middle = round(float(mouth.frame.centre[0]))
+    rows = np.flatnonzero(is_lip(closed)[:, middle])
+    across = closed[rows[0] + 3 : rows[-1] - 2, middle].astype(float)
+    darkest = across[across.mean(axis=1).argmin()] / LIP
+    assert 0.6 < darkest[2] < 0.95, "the lips do not flow into each other"
+    assert darkest[0] < darkest[2] - 0.05, "a red shade"
+
+
 def test_the_folds_of_a_smile_are_red_shade_and_grey_only_in_grey_pictures() -> None:
     mouth = paint_mouth()
     fold = np.zeros(mouth.picture.shape[:2], np.bool_)
@@ -219,7 +230,7 @@ def test_the_folds_of_a_smile_keep_off_the_mouth_corners() -> None:
     renderer = renderer_of(mouth)
     command = MouthCommand.from_channels(mouth_vector(), smile=1.0)
     columns = MouthColumns.sample(renderer.anatomy, u)
-    folds = MouthFolds(renderer.anatomy, u, v, colour=1.0)
+    folds = MouthFolds(renderer.anatomy, u, v)
     shade = folds.shade(shape_mouth(renderer.anatomy, columns, command), command)
     assert shade is not None
     corner = (np.abs(np.abs(u) - 1.0) < 0.06)[None, :] & (np.abs(v) < 0.04)[:, None]

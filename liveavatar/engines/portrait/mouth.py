@@ -22,7 +22,7 @@ from liveavatar.engines.portrait.mouth_shape import LipEdges, MouthCommand, Mout
 from liveavatar.engines.portrait.mouth_warp import CHEEK_BLEND_END, MouthFields, MouthWarp, squeeze_profile
 
 LIP_BAND_MARGIN = 0.06  # half mouth widths around the opening that are drawn with the cut in mind
-CONTACT_LINE_DARKENING = 0.42  # of lips that are closed here and parted in the portrait
+CONTACT_LINE_DARKENING = 0.28  # of lips that are closed here and parted in the portrait
 LARGE_HALF_WIDTH_PX = 50.0  # above, the lattice is so much coarser than pixels that half of them suffice
 CONTACT_LINE_WIDTH = 0.03
 
@@ -40,7 +40,8 @@ class MouthRenderer:
         self._warp = MouthWarp(self.anatomy)
         frame, lattice = self.anatomy.frame, self._warp.lattice
         light = measure_light(self._picture, self.anatomy)
-        self._folds = MouthFolds(self.anatomy, lattice.u, lattice.v, colour=light.colour)
+        self._skin_shade = light.skin_shade
+        self._folds = MouthFolds(self.anatomy, lattice.u, lattice.v)
         self._interior = MouthInterior(self._picture, self.anatomy, light)
         self.region = frame.region(
             u_range=(float(lattice.u[0]), float(lattice.u[-1])),
@@ -128,7 +129,7 @@ class MouthRenderer:
         if shade is None or region.is_empty:
             return
         dark = 255.0 * self._stretch(shade, region)
-        kept = [(255.5 - share * dark).astype(np.uint8) for share in self._folds.tint]
+        kept = [(255.5 - share * dark).astype(np.uint8) for share in self._skin_shade]
         cv2.multiply(skin, cv2.merge(kept), dst=skin, scale=1 / 255)
 
     def _stretch(self, lattice_field: Floats, region: Region) -> Floats:
@@ -161,7 +162,7 @@ class MouthRenderer:
         lower_cover = 1.0 - upper_cover - inside
         drawn = upper_skin * upper_cover[..., None]
         drawn += lower_skin * lower_cover[..., None]
-        drawn *= (1.0 - self._contact_shade(view))[..., None]
+        drawn *= 1.0 - self._contact_shade(view)[..., None] * self._skin_shade
         opening = _bounds(inside > 0.0)
         if not opening.is_empty:
             painted = self._interior.paint(view.crop(opening), shape, command)

@@ -14,7 +14,6 @@ from liveavatar.engines.portrait.mouth_shape import MouthCommand, MouthShape
 
 # Deepest shade, as a part of the skin's brightness. More looks like dirt on smooth skin.
 NASOLABIAL_SMILE, NASOLABIAL_WIDE, MENTOLABIAL_JAW = 0.10, 0.05, 0.06
-SKIN_SHADE = np.array([1.35, 1.15, 0.60], np.float32)  # blue green red: skin in shade is redder, not greyer
 NOSE_WING, FOLD_END = 0.66, 1.50  # |u| of the upper and lower end of the nasolabial fold
 FOLD_END_LEVEL = 0.12  # v of its lower end, just outside and below the mouth corner
 FOLD_WIDTH = 0.20
@@ -29,11 +28,7 @@ LEAST_SHADE = 0.004  # below one grey level
 class MouthFolds:
     """Shade of the folds on the lattice of one portrait."""
 
-    def __init__(self, anatomy: MouthAnatomy, u: Floats, v: Floats, *, colour: float) -> None:
-        """`u` (columns,) and `v` (rows,) are those of the lattice; `colour` is that of `MouthLight`."""
-        self.tint = 1.0 + (SKIN_SHADE - 1.0) * np.float32(
-            colour
-        )  # (3,), blue green red, to multiply a shade by
+    def __init__(self, anatomy: MouthAnatomy, u: Floats, v: Floats) -> None:
         self._u, self._v = u, v.reshape(-1, 1)
         self._anatomy = anatomy
         self._nasolabial = self._nasolabial_shade()

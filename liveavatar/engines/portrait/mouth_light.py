@@ -23,6 +23,7 @@ DARK_COLOUR = (14.0, 12.0, 26.0)
 GUM_COLOUR = (62.0, 56.0, 112.0)
 TONGUE_COLOUR = (86.0, 80.0, 164.0)
 TOOTH_COLOUR = (168.0, 191.0, 205.0)
+SKIN_SHADE = np.array([1.35, 1.15, 0.60], np.float32)  # blue green red: skin in shade is redder, not greyer
 GREY_SKIN_SPREAD = 0.15  # red minus blue over mean: real skin has 0.2 or more
 CAST_SHARE = 0.45  # how much of the skin's colour cast is the light's, not the skin's
 
@@ -34,6 +35,7 @@ class MouthLight:
     materials: Floats  # (4, 3): dark, gum, tongue, tooth; blue green red 0..255
     sideways: float  # change of log brightness from the mouth's middle to its right corner
     colour: float  # 0 in grey pictures .. 1 where skin has its usual colour
+    skin_shade: Floats  # (3,), blue green red: a shade on skin darkens each by this many times its strength
     skin: Floats  # (3,), median skin around the mouth
 
 
@@ -60,6 +62,7 @@ def measure_light(picture: Picture, anatomy: MouthAnatomy) -> MouthLight:
         materials=np.clip(materials, 0.0, 245.0).astype(np.float32),
         sideways=_sideways_slope(patch, skin_mask, u),
         colour=colour,
+        skin_shade=1.0 + (SKIN_SHADE - 1.0) * np.float32(colour),
         skin=skin.astype(np.float32),
     )
 

@@ -177,7 +177,7 @@ def shape_mouth(anatomy: MouthAnatomy, columns: MouthColumns, command: MouthComm
     upper_edge, lower_edge, gap = _part_lips(command, line, side)
     upper_roll, lower_roll = _lip_roll(anatomy, command, side)
     contact_rim = columns.contact_rim * smoothstep(lower_edge - upper_edge, 0.03, 0.15)
-    upper_source = columns.upper_inner - upper_roll - 0.5 * columns.hidden_rim - contact_rim
+    upper_source = columns.upper_inner - upper_roll - 0.9 * columns.hidden_rim - contact_rim
     lower_source = columns.lower_inner + lower_roll + columns.hidden_rim + contact_rim
     upper_border_source = np.minimum(columns.upper_outer, upper_source - LEAST_LIP)
     lower_border_source = np.maximum(columns.lower_outer, lower_source + LEAST_LIP)
