@@ -21,7 +21,7 @@ from liveavatar.core.request import GenerationRequest
 from liveavatar.service.facade import Studio
 
 REPOSITORY = Path(__file__).parents[1]
-FAST_DEADLINES = Deadlines(start_s=20, load_s=20, first_chunk_s=20, chunk_s=10, stop_s=1.5, shutdown_s=2)
+FAST_DEADLINES = Deadlines(start_s=60, load_s=60, first_chunk_s=60, chunk_s=30, stop_s=1.5, shutdown_s=2)
 
 
 @pytest.fixture(scope="session")
@@ -75,7 +75,7 @@ def studio(fake_config: AppConfig) -> Iterator[Studio]:
     studio.close()
 
 
-def wait_until(condition: Callable[[], object], *, timeout_s: float = 20.0) -> None:
+def wait_until(condition: Callable[[], object], *, timeout_s: float = 60.0) -> None:
     """Return as soon as `condition` holds; fail the test when it does not in time."""
     deadline = time.monotonic() + timeout_s
     while not condition():
@@ -83,7 +83,7 @@ def wait_until(condition: Callable[[], object], *, timeout_s: float = 20.0) -> N
         time.sleep(0.02)
 
 
-def wait_for_end(studio: Studio, job_id: str, *, timeout_s: float = 30.0) -> Job:
+def wait_for_end(studio: Studio, job_id: str, *, timeout_s: float = 120.0) -> Job:
     """Return the job once it has ended."""
     wait_until(lambda: studio.job(job_id).state.is_terminal, timeout_s=timeout_s)
     return studio.job(job_id)

@@ -21,7 +21,7 @@ from liveavatar.service.facade import Studio
 from ui.page import build_page, launch_options
 from ui.samples import load_samples
 
-_DEADLINE_S = 60.0
+_DEADLINE_S = 120.0
 
 pytestmark = [
     pytest.mark.filterwarnings(
@@ -132,7 +132,7 @@ def test_live_media_is_the_whole_video(server: Server, client: Client, files: di
 
 
 def test_cancel(client: Client, files: dict[str, Any]) -> None:
-    job = client.predict(**files, prompt="pace=10", api_name="/submit")
+    job = client.predict(**files, prompt="pace=4", api_name="/submit")
     client.predict(job["id"], api_name="/cancel_job")
     assert _finish(client, job["id"])["state"] == "cancelled"
 
@@ -295,14 +295,14 @@ def test_many_viewers_at_once(server: Server, client: Client, files: dict[str, A
     answers: list[int] = []
 
     def watch() -> None:
-        answers.append(httpx.get(server.url + job["media_url"], timeout=30).status_code)
+        answers.append(httpx.get(server.url + job["media_url"], timeout=120).status_code)
 
     viewers = [threading.Thread(target=watch) for _ in range(50)]
     for viewer in viewers:
         viewer.start()
-    assert httpx.get(server.url + "/api/state", timeout=10).status_code == 200
+    assert httpx.get(server.url + "/api/state", timeout=60).status_code == 200
     for viewer in viewers:
-        viewer.join(30)
+        viewer.join(120)
     assert answers == [200] * 50
     client.predict(job["id"], api_name="/cancel_job")
 

@@ -22,7 +22,7 @@ from liveavatar.core.errors import InputRejected, LiveAvatarError
 from liveavatar.core.job import JobState
 from liveavatar.core.request import GenerationRequest
 from liveavatar.service.facade import Studio
-from tests.conftest import REPOSITORY, wait_for_end, wait_until
+from tests.conftest import FAST_DEADLINES, REPOSITORY, wait_for_end, wait_until
 
 MakeRequest = Callable[..., GenerationRequest]
 
@@ -52,19 +52,20 @@ def test_finished_job_has_whole_video(studio: Studio, make_request: MakeRequest)
 def test_jobs_run_in_order_and_queued_ones_can_be_cancelled(
     studio: Studio, make_request: MakeRequest
 ) -> None:
-    jobs = [studio.submit(make_request("slow", seconds=2.0)) for _ in range(3)]
+    jobs = [studio.submit(make_request("slow", seconds=seconds)) for seconds in (120.0, 2.0, 2.0)]
     assert studio.queue_position(jobs[2].id) in (2, 3)
     studio.stop(jobs[1].id)
     assert studio.job(jobs[1].id).state is JobState.CANCELLED
+    studio.stop(jobs[0].id)
     ends = [wait_for_end(studio, job.id) for job in jobs]
-    assert [job.state for job in ends] == [JobState.FINISHED, JobState.CANCELLED, JobState.FINISHED]
+    assert [job.state for job in ends] == [JobState.CANCELLED, JobState.CANCELLED, JobState.FINISHED]
     assert ends[0].ended_at is not None
     assert ends[2].started_at is not None
     assert ends[2].started_at >= ends[0].ended_at
 
 
 def test_stop_keeps_a_playable_partial(studio: Studio, make_request: MakeRequest) -> None:
-    job = studio.submit(make_request("slow", seconds=20.0))
+    job = studio.submit(make_request("slow", seconds=120.0))
     wait_until(lambda: studio.job(job.id).frames_done >= 50)
     studio.stop(job.id)
     job = wait_for_end(studio, job.id)
@@ -89,8 +90,10 @@ def test_failing_engine_fails_the_job_only(
     assert after.state is JobState.FINISHED
 
 
-def test_killed_worker_fails_the_job_within_two_seconds(studio: Studio, make_request: MakeRequest) -> None:
-    job = studio.submit(make_request("slow", seconds=30.0))
+def test_killed_worker_fails_the_job_long_before_its_deadline(
+    studio: Studio, make_request: MakeRequest
+) -> None:
+    job = studio.submit(make_request("slow", seconds=120.0))
     wait_until(lambda: studio.job(job.id).frames_done >= 50)
     worker = engine_processes(os.getpid())[0]
     worker.kill()
@@ -98,7 +101,7 @@ def test_killed_worker_fails_the_job_within_two_seconds(studio: Studio, make_req
     job = wait_for_end(studio, job.id)
     assert job.state is JobState.FAILED
     assert job.ended_at is not None
-    assert job.ended_at - killed_at < 2.0
+    assert job.ended_at - killed_at < FAST_DEADLINES.chunk_s / 2
     assert job.diagnosis is not None
     assert job.diagnosis.code == "engine_killed"
     video = studio.video_path(job.id)
@@ -113,7 +116,7 @@ def test_killed_worker_fails_the_job_within_two_seconds(studio: Studio, make_req
 def test_hung_worker_is_ended_at_its_deadline(
     fake_config: AppConfig, make_request: MakeRequest, prompt: str
 ) -> None:
-    deadlines = dataclasses.replace(fake_config.deadlines, first_chunk_s=2.0, chunk_s=1.0)
+    deadlines = dataclasses.replace(fake_config.deadlines, first_chunk_s=3.0, chunk_s=2.0)
     studio = Studio(dataclasses.replace(fake_config, deadlines=deadlines))
     studio.start()
     try:
@@ -202,7 +205,7 @@ def test_disk_that_fills_up_under_a_job(
     studio = Studio(dataclasses.replace(fake_config, data_dir=small_disk, min_free_bytes=1))
     try:
         studio.start()
-        job = studio.submit(make_request("slow", seconds=6.0))
+        job = studio.submit(make_request("slow", seconds=15.0))
         media, ballast = small_disk / "jobs" / job.id / "media.mp4", small_disk / "ballast"
         wait_until(lambda: media.exists() and media.stat().st_size > 0)
         with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
@@ -282,9 +285,7 @@ def test_killed_app_leaves_no_worker_and_its_job_is_recovered(
     assert len(workers) == 1
     app.send_signal(signal.SIGKILL)
     app.communicate()
-    wait_until(
-        lambda: not workers[0].is_running() or workers[0].status() == psutil.STATUS_ZOMBIE, timeout_s=5
-    )
+    wait_until(lambda: not workers[0].is_running() or workers[0].status() == psutil.STATUS_ZOMBIE)
 
     studio = Studio(fake_config)
     try:

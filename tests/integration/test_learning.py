@@ -92,7 +92,7 @@ def test_a_video_whose_plan_changed_is_drawn_by_the_new_one_and_teaches_nothing(
 ) -> None:
     studio = start()
     needed = plan().budgets[0].needed_bytes
-    job = studio.submit(make_request("slow shrink"))
+    job = studio.submit(make_request("slow shrink", seconds=10.0))
     wait_until(lambda: 0 < (studio.card_gauges()[0].needed_bytes or 0) < needed)
     assert wait_for_end(studio, job.id).state is JobState.FINISHED
     wait_until(lambda: studio.card_gauges()[0].needed_bytes == needed)

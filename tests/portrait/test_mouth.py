@@ -160,7 +160,10 @@ def test_unusual_portraits_are_drawn(mouth: PaintedMouth) -> None:
     renderer = renderer_of(mouth)
     rng = np.random.default_rng(1)
     for vector in rng.uniform(-0.1, 1.1, (20, 8)).astype(np.float32):
-        renderer.draw(mouth.picture.copy(), vector, smile=float(rng.uniform()))
+        drawn = mouth.picture.copy()
+        renderer.draw(drawn, vector, smile=float(rng.uniform()))
+        drawn[renderer.region.slices] = mouth.picture[renderer.region.slices]
+        assert np.array_equal(drawn, mouth.picture), "nothing is drawn beyond the mouth"
 
 
 def test_grey_portrait_stays_grey() -> None:
