@@ -146,7 +146,7 @@ def _blocks(
     )
     if vae is None:
         for _ in made:
-            raise AssertionError("only the rank that decodes is given finished blocks")
+            pass
         return
     latents: list[Tensor] = []
     ends: list[Moment] = []

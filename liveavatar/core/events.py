@@ -109,7 +109,7 @@ class Notice:
 
 @dataclass(frozen=True, kw_only=True)
 class Telemetry:
-    """What one rank measured of itself: after loading, with every block, and after every video.
+    """What one rank measured of itself: after loading, with every block it is done with, and after every video.
 
     Bytes are those of PyTorch's allocator on the rank's card, 0 on the processor. `peak_bytes` is the most that was
     allocated since the report before, so that no peak is missed between two. `items` stay on the card, `momentary` ones
@@ -124,7 +124,7 @@ class Telemetry:
     peak_bytes: int = 0
     items: tuple[MemoryItem, ...] = ()
     momentary: tuple[MemoryItem, ...] = ()
-    block_s: float | None = None  # seconds the block took; None between videos
+    block_s: float | None = None  # seconds since the block before; None between videos
 
 
 @dataclass(frozen=True, kw_only=True)

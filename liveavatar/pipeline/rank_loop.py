@@ -46,7 +46,7 @@ def run_rank(
     admit: Admit,
     blocks_per_clip: int = CLIP_BLOCKS,
 ) -> Iterator[BlockMessage]:
-    """Do a rank's share of one video; yield the finished blocks on the rank that decodes, nothing on the others.
+    """Do a rank's share of one video; yield every block that this rank is done with: clean where it is decoded.
 
     `source` is used on the source rank, `denoise` on ranks with a part of the transformer, `admit` on rank 0.
     """
@@ -107,15 +107,17 @@ def _send_on(
     onward: Sequence[Link],
     back: Sequence[Link],
 ) -> Iterator[BlockMessage]:
-    """Send what is done to where it goes next; yield it where it is decoded here."""
+    """Send what is done to where it goes next; yield it where this rank is not going to see it again."""
     for message in done:
-        if message.tokens is None and message.step in steps(message.num_steps):
+        own_steps = steps(message.num_steps)
+        if message.tokens is None and message.step in own_steps:
             back[0].send(message)
-        elif place.decodes:
-            yield message
-        else:
+            continue
+        if not place.decodes:
             for link in onward:
                 link.send(message)
+        if message.tokens is None or message.step == own_steps[-1]:
+            yield message
     for link in (*onward, *back):
         link.flush()
 

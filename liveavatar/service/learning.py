@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import statistics
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from liveavatar.core.hardware import GpuSpec
@@ -114,13 +114,10 @@ def _measurements(plan: ExecutionPlan, budget: MemoryBudget, rank: RankPeaks) ->
         forecast = budget.item_bytes(name)
         if forecast > 0 and num_bytes > 0:
             yield name, forecast, num_bytes
-    if plan.block_s is not None:
-        yield STEP_TIME, plan.block_s, statistics.median(_steady(rank.block_s))
-
-
-def _steady(block_s: Sequence[float]) -> Sequence[float]:
-    """Return the blocks that see a full window."""
-    return block_s[WINDOW_BLOCKS:]
+    assert plan.parallel is not None, "a plan with a forecast says how it is spread"
+    if plan.block_s is not None and budget.rank == plan.parallel.decoder_rank:  # all ranks have one pace
+        # Of the blocks that see a full window, the mean: layer pipelines finish blocks in bunches.
+        yield STEP_TIME, plan.block_s, statistics.fmean(rank.block_s[WINDOW_BLOCKS:])
 
 
 def _spec(uuid: str, hardware: HardwareSnapshot) -> GpuSpec | None:

@@ -140,6 +140,27 @@ def test_what_teaches_nothing(tmp_path: Path, told: RankPeaks) -> None:
     assert not path.exists()
 
 
+@pytest.mark.parametrize(("rank", "teaches_time"), [(0, False), (2, True)])
+def test_every_rank_teaches_memory_and_the_one_that_decodes_time(
+    tmp_path: Path, rank: int, teaches_time: bool
+) -> None:
+    """Three parts of the layers have three blocks under way and finish them in a bunch: 0.2 s is the pace."""
+    (budget,) = plan().budgets
+    spread = dataclasses.replace(
+        plan(),
+        parallel=ParallelPlan(step_split=(4,), layer_parts=3),
+        budgets=tuple(dataclasses.replace(budget, rank=each) for each in range(3)),
+        block_s=0.1,
+    )
+    told = dataclasses.replace(peaks(), block_s=[9.0] * 4 + [0.1, 0.1, 0.4] * 3)
+    machine = Machine(trace("one_gpu"))
+    machine.monitor.read()
+    calibration = RunCalibration(tmp_path / "calibration.json")
+    calibration.learn(spread, {rank: told}, machine.look())
+    assert "weights" in factors(calibration)
+    assert calibration.calibration.time_factor(H200) == pytest.approx(2.0 if teaches_time else 1.0)
+
+
 def test_a_disk_that_cannot_be_written_loses_nothing_but_the_file(tmp_path: Path) -> None:
     calibration = learn(tmp_path / "no folder" / "calibration.json", peaks())
     assert "weights" in factors(calibration)

@@ -127,6 +127,9 @@ def test_two_stages_stop_between_blocks_and_make_the_video_of_one(
     two = open_studio(TWO_STAGES)
     endless = two.submit(dataclasses.replace(request_for_video, audio_path=str(make_voice(60.0))))
     wait_until(lambda: two.job(endless.id).frames_done >= 12, timeout_s=120)
+    # Every rank tells of its blocks, not only the one that decodes.
+    wait_until(lambda: [report.rank for report in two.telemetry() if report.block_s] == [0, 1])
+    assert two.job(endless.id).state is JobState.RUNNING
     two.stop(endless.id)
     assert wait_for_end(two, endless.id).state is JobState.CANCELLED
     job = make_video(two, request_for_video)

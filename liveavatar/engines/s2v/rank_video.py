@@ -42,7 +42,7 @@ def clean_blocks(
     goes_on: bool = False,
     meter: Meter | None = None,
 ) -> Iterator[BlockMessage]:
-    """Do this rank's share; on the rank that decodes, yield each block with its clean latents.
+    """Do this rank's share; yield each block that it is done with, with clean latents on the rank that decodes.
 
     `model` is this rank's share, None where it has none. `text` and `sink` are the same on all ranks with a model.
     `speech`, the features of each block, is used on the source rank alone, `admit` on rank 0 alone. `goes_on`: the

@@ -1,7 +1,7 @@
 """One rank of an engine that several ranks make up: it loads what its role needs and does its share of each video.
 
 Every rank runs `generate` for every video. The rank that decodes yields the events of the job; the others yield what
-they measured when the job is over. Only rank 0 asks whether to stop.
+they measured with every block. Only rank 0 asks whether to stop.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from liveavatar.engines.s2v.memory import with_margin
 from liveavatar.engines.s2v.meter import Meter
 from liveavatar.engines.s2v.parts import can_multiply_in_8_bits, load_rank_parts, plan_device
 from liveavatar.engines.s2v.rank_setup import join, use_own_card
-from liveavatar.engines.s2v.spread_video import SpreadVideo
+from liveavatar.engines.s2v.spread_video import ShareDone, SpreadVideo
 from liveavatar.engines.s2v.video_file import VideoFile, silent_request
 from liveavatar.pipeline.decode import PICTURES_PER_BLOCK
 from liveavatar.planning import ladder
@@ -100,7 +100,7 @@ class SpreadEngine:
         should_stop: Callable[[], bool],
         take_wish: Callable[[], Adjust | None],
     ) -> Iterator[EngineEvent]:
-        """Do this rank's share of a video; yield its events on the rank that decodes.
+        """Do this rank's share of a video; yield its events on the rank that decodes, on others what they measured.
 
         The steps of the stages may differ from those it was loaded for.
         """
@@ -123,9 +123,9 @@ class SpreadEngine:
                 meter=self._meter,
             )
             if not self._rank.place.decodes:
-                for _ in video.make():
-                    pass  # the rank that decodes tells of changes
-                yield self._meter.report(is_block=False)
+                for made in video.make():
+                    if isinstance(made, ShareDone):  # the rank that decodes tells of changes
+                        yield self._meter.report(is_block=True)
                 return
             yield _progress(request, "preparing", file)
             if loaded != plan:
@@ -141,7 +141,7 @@ class SpreadEngine:
                 yield PlanChanged(job_id=job_id, change=piece, plan=video.plan)
             elif isinstance(piece, Remark):
                 yield Notice(job_id=job_id, text=piece.text)
-            else:
+            elif not isinstance(piece, ShareDone):
                 data = file.add(piece, video.plan)
                 yield _progress(request, "generating", file)
                 yield self._meter.report(is_block=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -45,6 +46,11 @@ from liveavatar.planning.s2v_request import size_for_free_memory
 
 _PIXELS_PER_LATENT = 8
 Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class ShareDone:
+    """This rank is done with a block that others go on with."""
 
 
 class SpreadVideo:
@@ -95,9 +101,9 @@ class SpreadVideo:
         return VideoSize(self.plan.width, self.plan.height)
 
     @torch.inference_mode()
-    def make(self) -> Iterator[Made]:
-        """Yield on the rank that decodes the 12 pictures of every block in the size of `plan`, and on every rank each
-        change of plan. The pictures end early when the operator stopped the video.
+    def make(self) -> Iterator[Made | ShareDone]:
+        """Yield each block's 12 pictures in the size of `plan` on the rank that decodes, ShareDone on the others, and
+        each change of plan on all. The blocks end early when the operator stopped the video.
         """
         self._agree_on_attention()
         if self._request.made_path is not None:
@@ -128,7 +134,7 @@ class SpreadVideo:
 
     # ------------------------------------------------------------------------------ a stretch
 
-    def _stretch(self) -> Iterator[Pictures | PlanChange | Remark]:
+    def _stretch(self) -> Iterator[Made | ShareDone]:
         rank, plan = self._rank, self.plan
         text, sink = self._shared_text(), self._shared_sink()
         self._meter.note_resident(self._parts.kept_tensors)
@@ -152,7 +158,7 @@ class SpreadVideo:
         )
         if not rank.place.decodes:
             for _ in self._uncompiled_where_new(finished):
-                raise AssertionError("only the rank that decodes is given finished blocks")
+                yield ShareDone()
             return
         for pictures in self._uncompiled_where_new(self._pictures(finished, sink)):
             self._history.add(pictures)
