@@ -8,7 +8,7 @@ import pytest
 from liveavatar.engines.portrait.geometry import Floats, Region
 from liveavatar.engines.portrait.motion import MOUTH_CHANNELS
 from liveavatar.engines.portrait.mouth import MouthRenderer
-from liveavatar.engines.portrait.mouth_interior import TOOTH, UPPER_TEETH_BELOW_LINE, InteriorView
+from liveavatar.engines.portrait.mouth_interior import GUM, TOOTH, UPPER_TEETH_BELOW_LINE, InteriorView
 from liveavatar.engines.portrait.mouth_shape import MouthCommand
 from tests.portrait.painted_mouth import CAVITY, PaintedMouth, paint_mouth
 
@@ -56,6 +56,25 @@ def test_the_tongue_of_a_shout_is_darker_when_it_is_raised_to_the_upper_lip() ->
     wide, narrow = drawn_column(mouth, open=1.0, jaw=1.0), drawn_column(mouth, open=0.2, jaw=0.2)
     assert wide[-5] == pytest.approx(tongue, abs=3)
     assert narrow.mean(axis=1).max() < 0.8 * tongue.mean()
+
+
+def test_the_inside_is_black_only_where_the_mouth_is_open() -> None:
+    mouth = paint_mouth()
+    interior = MouthRenderer(mouth.picture, mouth.points)._interior
+    height = np.array([[0.05, 0.6]], np.float32)
+    at_top = np.zeros_like(height)
+    view = InteriorView(
+        region=Region(x0=0, y0=0, x1=2, y1=1),
+        u=at_top,
+        v=at_top,
+        column_u=at_top,
+        upper_edge=at_top,
+        lower_edge=height,
+    )
+    materials = interior._cavity(view, depth=at_top)
+    slit, wide = materials[GUM][0]
+    assert slit > 0.4 > 0.1 > wide
+    np.testing.assert_allclose(sum(materials), 1.0, atol=1e-6)
 
 
 def test_small_mouths_have_no_grey_line_of_lower_teeth_on_the_lip() -> None:

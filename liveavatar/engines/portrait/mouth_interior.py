@@ -18,6 +18,7 @@ from liveavatar.engines.portrait.mouth_light import MouthLight
 from liveavatar.engines.portrait.mouth_shape import MouthCommand, MouthShape
 
 DARK, GUM, TONGUE, TOOTH = range(4)
+SLIT_WARMTH = 0.5  # a narrow opening is lit through the lips; black would be a drawn outline
 
 # Teeth. Widths of half a central incisor and so on, for an arch about as wide as the mouth.
 INCISOR_WIDTH, SIDE_TOOTH_WIDTH = 0.27, 0.21
@@ -108,9 +109,10 @@ class MouthInterior:
         return colours
 
     def _cavity(self, view: InteriorView, depth: Floats) -> list[Floats]:
-        """Almost black in the depth, warmer towards the lower lip and the cheeks."""
+        """Almost black in the depth, warmer towards the lower lip and the cheeks, and between lips hardly parted."""
         corner = np.minimum(view.column_u**2, 1.0) ** 2
-        warm = floats(0.06 + 0.20 * depth**2 + 0.60 * corner)
+        slit = smoothstep(view.lower_edge - view.upper_edge, 0.30, 0.05)
+        warm = floats(np.minimum(0.06 + 0.20 * depth**2 + 0.60 * corner + SLIT_WARMTH * slit, 1.0))
         return [1.0 - warm, warm, np.zeros_like(warm), np.zeros_like(warm)]
 
     def _add_tongue(
