@@ -89,15 +89,22 @@ class SocketLink:
 
 
 class GlooLink:
-    """torch.distributed, set up from the environment as the real engine does it."""
+    """torch.distributed between the ranks that the environment tells of."""
 
     def __init__(self, timeout_s: float) -> None:
+        """`timeout_s` is for a block; to meet there is more time, because importing torch takes long."""
         from datetime import timedelta
 
-        import torch.distributed
+        import torch
+        import torch.distributed as dist
 
         self._torch = torch
-        torch.distributed.init_process_group("gloo", timeout=timedelta(seconds=timeout_s))
+        rank, world_size = process_rank(), int(os.environ["WORLD_SIZE"])
+        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        store = dist.TCPStore(address, port, world_size, is_master=rank == 0, timeout=timedelta(seconds=60))
+        dist.init_process_group(
+            "gloo", store=store, rank=rank, world_size=world_size, timeout=timedelta(seconds=timeout_s)
+        )
 
     def send(self, block: bytes) -> None:
         tensor = self._torch.frombuffer(bytearray(block), dtype=self._torch.uint8)

@@ -115,7 +115,7 @@ def digest(studio: Studio, job: Job) -> str:
 
 def test_from_files_to_a_video(studio: Studio, submit: Callable[..., Job]) -> None:
     """Two and a bit blocks: the last one is cut to the voice."""
-    job = wait_for_end(studio, submit().id, timeout_s=60)
+    job = wait_for_end(studio, submit().id, timeout_s=120)
     assert job.state is JobState.FINISHED, job.diagnosis
     assert (job.engine, job.size_made) == ("s2v", "64*64")
     assert job.frames_done == job.num_frames == 28
@@ -129,14 +129,14 @@ def test_from_files_to_a_video(studio: Studio, submit: Callable[..., Job]) -> No
 
 
 def test_the_seed_decides(studio: Studio, submit: Callable[..., Job]) -> None:
-    jobs = [wait_for_end(studio, submit(seconds=0.6, seed=seed).id, timeout_s=60) for seed in (5, 5, 6)]
+    jobs = [wait_for_end(studio, submit(seconds=0.6, seed=seed).id, timeout_s=120) for seed in (5, 5, 6)]
     first, second, other = [digest(studio, job) for job in jobs]
     assert first == second != other
 
 
 def test_stop_keeps_what_was_made_and_the_next_job_runs(studio: Studio, submit: Callable[..., Job]) -> None:
     job = submit(seconds=60.0)
-    wait_until(lambda: studio.job(job.id).frames_done >= PICTURES_PER_BLOCK, timeout_s=60)
+    wait_until(lambda: studio.job(job.id).frames_done >= PICTURES_PER_BLOCK, timeout_s=120)
     engine = studio.engine_status()
     following = submit(seconds=0.5)
     studio.stop(job.id)
@@ -154,15 +154,15 @@ def test_stop_keeps_what_was_made_and_the_next_job_runs(studio: Studio, submit: 
 
 def test_engines_take_turns_and_lose_nothing(studio: Studio, submit: Callable[..., Job]) -> None:
     """All are queued at once; the engine used last stays loaded."""
-    engines = ["portrait", "s2v", "portrait"]
+    engines = ["s2v", "portrait", "s2v"]
     jobs = [submit(engine, seconds=0.6) for engine in engines]
-    ends = [wait_for_end(studio, job.id, timeout_s=90) for job in jobs]
+    ends = [wait_for_end(studio, job.id, timeout_s=120) for job in jobs]
     assert [job.state for job in ends] == [JobState.FINISHED] * 3, [job.diagnosis for job in ends]
     assert [job.engine for job in ends] == engines
     assert all(studio.video_path(job.id) for job in jobs)
     assert digest(studio, jobs[0]) == digest(studio, jobs[2])
     wait_until(lambda: studio.engine_status().state == "ready")
-    assert studio.engine_status().engine == "portrait"
+    assert studio.engine_status().engine == "s2v"
 
 
 def test_a_missing_file_is_named_before_anything_starts(

@@ -315,11 +315,11 @@ def test_another_program_takes_memory_between_clips(
     studio.start()
     try:
         job = studio.submit(request(2.4))
-        wait_until(lambda: studio.job(job.id).frames_done >= PICTURES_PER_BLOCK, timeout_s=90)
+        wait_until(lambda: studio.job(job.id).frames_done >= PICTURES_PER_BLOCK, timeout_s=120)
         studio.adjust(job.id, num_steps=3)
         wait_until(memory.with_suffix(".wished").exists)
         set_memory(available_bytes=50 * MIB)
-        whole = wait_for_end(studio, job.id, timeout_s=90)
+        whole = wait_for_end(studio, job.id, timeout_s=120)
         assert whole.state is JobState.FINISHED, whole.diagnosis
         assert whole.size_made == "128*64"
         asked, taken = whole.changes
@@ -332,9 +332,9 @@ def test_another_program_takes_memory_between_clips(
 
         set_memory(available_bytes=50 * MIB, hold_before_block=2)
         pinned = studio.submit(request(2.4, pin_size=True))
-        wait_until(lambda: studio.job(pinned.id).frames_done >= PICTURES_PER_BLOCK, timeout_s=90)
+        wait_until(lambda: studio.job(pinned.id).frames_done >= PICTURES_PER_BLOCK, timeout_s=120)
         set_memory(available_bytes=50 * MIB, limit_bytes=FITS_NOTHING)
-        broken = wait_for_end(studio, pinned.id, timeout_s=90)
+        broken = wait_for_end(studio, pinned.id, timeout_s=120)
         assert broken.state is JobState.FAILED
         assert broken.diagnosis is not None
         assert broken.diagnosis.code == "graphics_memory_full"
