@@ -36,6 +36,27 @@ def test_a_phone_needs_no_sideways_scrolling(paced: App, new_page: NewPage, sche
     assert studio.page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
+def test_nothing_jumps_while_the_page_is_built(paced: App, new_page: NewPage) -> None:
+    studio = new_page(paced, viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True)
+    studio.page.add_init_script(
+        """window.shifts = [];
+        window.watcher = new PerformanceObserver((list) => window.shifts.push(...list.getEntries()));
+        window.watcher.observe({type: "layout-shift", buffered: true});"""
+    )
+    studio.open()
+    shifted = studio.page.evaluate(
+        "[...shifts, ...watcher.takeRecords()].reduce((sum, {value}) => sum + value, 0)"
+    )
+    assert shifted < 0.1, "what browsers call good"
+
+
+def test_without_its_scripts_the_page_appears_all_the_same(paced: App, new_page: NewPage) -> None:
+    studio = new_page(paced)
+    studio.page.route("**/studio/js/main.js", lambda route: route.abort())
+    studio.page.goto(studio.url)
+    studio.page.locator("#studio-generate").wait_for(timeout=20_000)
+
+
 def test_dark_mode_is_dark(paced: App, new_page: NewPage) -> None:
     studio = new_page(paced, color_scheme="dark").open()
     colour = studio.page.evaluate(
