@@ -190,14 +190,11 @@ export class Stage {
   }
 
   drawWaiting() {
-    const { job, player } = this;
-    setText(this.waitTitle, job ? stateWord(job) : words.sending);
-    const seconds = player.secondsUntilPlay();
-    let text = words.loadStages[this.loading] ?? "";
-    if (job?.state === "queued") text = job.queue_position <= 1 ? words.youAreNext : words.aheadOfYou(job.queue_position);
-    else if (job?.state === "running") text = seconds == null ? words.firstFrames : words.playsIn(Math.max(1, Math.ceil(seconds)));
+    const seconds = this.player.secondsUntilPlay();
+    const [title, text] = this.job ? waitingWords(this.job, this.loading, seconds) : [this.isSending ? words.sending : "", ""];
+    setText(this.waitTitle, title);
     setText(this.waitText, text);
-    this.playNowButton.hidden = !(job && seconds > 1);
+    this.playNowButton.hidden = !(this.job && seconds > 1);
     return this.cards.waiting;
   }
 
@@ -321,4 +318,14 @@ export class Stage {
 
 function stateWord(job) {
   return job.active && job.stop_requested ? words.stopping : words[job.state];
+}
+
+/** Return what to say of a video that does not play yet: [title, text]. */
+function waitingWords(job, loading, secondsUntilPlay) {
+  if (job.state === "queued") return [stateWord(job), job.queue_position <= 1 ? words.youAreNext : words.aheadOfYou(job.queue_position)];
+  if (job.state === "running") {
+    const playsIn = secondsUntilPlay == null ? words.firstFrames : words.playsIn(Math.max(1, Math.ceil(secondsUntilPlay)));
+    return [stateWord(job), playsIn];
+  }
+  return [words.loadStages[loading] ?? stateWord(job), loading === "compiling" ? words.compilingTakes : ""];
 }

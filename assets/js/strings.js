@@ -7,9 +7,10 @@ const english = {
   starting: "Starting engine",
   loadStages: {
     reading: "Reading the model",
-    compiling: "Preparing the graphics card: minutes the first time, seconds later",
+    compiling: "Preparing the graphics card",
     warming: "Making the first pictures",
   },
+  compilingTakes: "This takes minutes the first time, and seconds later.",
   ready: "Ready",
   working: "Working",
   restarting: "Engine is restarting",
@@ -165,9 +166,10 @@ const chinese = {
   starting: "引擎启动中",
   loadStages: {
     reading: "正在读取模型",
-    compiling: "正在为显卡做准备：首次需几分钟，之后只需几秒",
+    compiling: "正在为显卡做准备",
     warming: "正在生成最初的画面",
   },
+  compilingTakes: "首次需几分钟，之后只需几秒。",
   ready: "就绪",
   working: "生成中",
   restarting: "引擎正在重启",

@@ -102,6 +102,10 @@ def test_on_a_phone_what_the_engine_does_leaves_room_for_the_name(paced: App, ne
     studio.page.route("**/api/state*", preparing)
     studio.open()
     expect(studio.page.locator("#studio-top .pill")).to_contain_text("Preparing the graphics card")
+    top, pill = (studio.page.locator(name).bounding_box() for name in ("#studio-top", "#studio-top .pill"))
+    assert top is not None
+    assert pill is not None
+    assert pill["height"] < top["height"]
     assert studio.page.evaluate(
         """() => { const name = document.querySelector("#studio-top h1");
             return name.scrollWidth <= name.clientWidth && document.documentElement.scrollWidth <= 390; }"""

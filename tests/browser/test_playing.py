@@ -181,6 +181,30 @@ def test_the_forecast_of_the_plan_counts_until_the_pace_is_known(
     assert studio.page.evaluate("window.starts[0][0]") > 1.8
 
 
+def test_what_the_engine_does_before_a_video_is_told(
+    paced: App, new_page: NewPage, portrait: Path, voice: Path
+) -> None:
+    from playwright.sync_api import expect
+
+    studio = new_page(paced)
+
+    def preparing(route: Route) -> None:
+        state: dict[str, Any] = route.fetch().json()
+        state["engine"]["loading"] = "compiling"
+        if state["job"]:
+            state["job"] |= {"state": "loading", "active": True, "frames_done": 0}
+        route.fulfill(json=state)
+
+    studio.page.route("**/api/state*", preparing)
+    studio.page.route("**/media*", lambda route: route.abort())
+    studio.open()
+    studio.give(portrait, voice)
+    studio.generate()
+    waiting = studio.page.locator("#studio-stage .waiting")
+    expect(waiting.locator("b")).to_have_text("Preparing the graphics card")
+    expect(waiting.locator("p")).to_have_text("This takes minutes the first time, and seconds later.")
+
+
 def test_two_tabs_work_at_the_same_time(paced: App, new_page: NewPage, portrait: Path, voice: Path) -> None:
     first, second = new_page(paced).open(), new_page(paced).open()
     for studio in (first, second):
