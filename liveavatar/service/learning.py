@@ -114,8 +114,10 @@ def _measurements(plan: ExecutionPlan, budget: MemoryBudget, rank: RankPeaks) ->
         forecast = budget.item_bytes(name)
         if forecast > 0 and num_bytes > 0:
             yield name, forecast, num_bytes
-    assert plan.parallel is not None, "a plan with a forecast says how it is spread"
-    if plan.block_s is not None and budget.rank == plan.parallel.decoder_rank:  # all ranks have one pace
+    if plan.block_s is None:
+        return
+    assert plan.parallel is not None, "a plan with a forecast of time says how it is spread"
+    if budget.rank == plan.parallel.decoder_rank:  # all ranks have one pace
         # Of the blocks that see a full window, the mean: layer pipelines finish blocks in bunches.
         yield STEP_TIME, plan.block_s, statistics.fmean(rank.block_s[WINDOW_BLOCKS:])
 
