@@ -61,7 +61,7 @@ def test_the_tongue_of_a_shout_is_darker_when_it_is_raised_to_the_upper_lip() ->
 def test_the_inside_is_black_only_where_the_mouth_is_open() -> None:
     mouth = paint_mouth()
     interior = MouthRenderer(mouth.picture, mouth.points)._interior
-    height = np.array([[0.05, 0.6]], np.float32)
+    height = np.array([[0.03, 0.6]], np.float32)
     at_top = np.zeros_like(height)
     view = InteriorView(
         region=Region(x0=0, y0=0, x1=2, y1=1),

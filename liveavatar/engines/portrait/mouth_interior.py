@@ -111,7 +111,7 @@ class MouthInterior:
     def _cavity(self, view: InteriorView, depth: Floats) -> list[Floats]:
         """Almost black in the depth, warmer towards the lower lip and the cheeks, and between lips hardly parted."""
         corner = np.minimum(view.column_u**2, 1.0) ** 2
-        slit = smoothstep(view.lower_edge - view.upper_edge, 0.30, 0.05)
+        slit = smoothstep(view.lower_edge - view.upper_edge, 0.16, 0.03)
         warm = floats(np.minimum(0.06 + 0.20 * depth**2 + 0.60 * corner + SLIT_WARMTH * slit, 1.0))
         return [1.0 - warm, warm, np.zeros_like(warm), np.zeros_like(warm)]
 
