@@ -7,13 +7,18 @@ from collections.abc import Iterator
 
 from liveavatar.core.hardware import Machine
 from liveavatar.core.memory import gb_text
-from liveavatar.planning.choice import REAL_TIME_FPS, WIDESCREEN, Choice, auto_sizes
+from liveavatar.planning.choice import (
+    ANY_SPEED,
+    REAL_TIME_FPS,
+    WIDESCREEN,
+    Choice,
+    auto_sizes,
+    largest_to_reach,
+)
 from liveavatar.planning.hardware_table import CARDS
 from liveavatar.planning.layouts import MAX_WORLD
 from liveavatar.planning.model_spec import VideoSize
 from liveavatar.planning.parallelism import Wishes, candidates, first_to_reach, reaches
-
-_ANY_SPEED = 1e-6
 
 
 def advise(choice: Choice) -> tuple[str, ...]:
@@ -37,21 +42,21 @@ def why_smaller(choice: Choice) -> tuple[str, ...]:
     emptied = dataclasses.replace(
         machine, gpus=tuple(dataclasses.replace(gpu, other_programs_bytes=0) for gpu in machine.gpus)
     )
-    if others and _reaches(choice, asked, _ANY_SPEED, machine=emptied):
+    if others and _reaches(choice, asked, ANY_SPEED, machine=emptied):
         change = f"{asked} would fit if other programs gave back their {gb_text(others)}."
     else:
-        change = _would_take(choice, asked, _ANY_SPEED, f"{asked}")
+        change = _would_take(choice, asked, ANY_SPEED, f"{asked}")
     return (*((closest.details.reason,) if closest else ()), change)
 
 
 def _to_fit_at_all(choice: Choice) -> Iterator[str]:
     left_open = dataclasses.replace(choice.wishes, precision=None, kv_precision=None)
-    if left_open != choice.wishes and _reaches(choice, choice.size, _ANY_SPEED, wishes=left_open):
+    if left_open != choice.wishes and _reaches(choice, choice.size, ANY_SPEED, wishes=left_open):
         yield f"{choice.size} fits when the precision of weights and caches is left open."
-    smaller = _first_that_reaches(choice, _smaller_sizes(choice), _ANY_SPEED)
+    smaller = _largest_smaller(choice, ANY_SPEED)
     if smaller is not None:
         yield f"{smaller} fits on these cards."
-    yield _would_take(choice, choice.size, _ANY_SPEED, f"{choice.size}")
+    yield _would_take(choice, choice.size, ANY_SPEED, f"{choice.size}")
 
 
 def _to_larger_size(choice: Choice) -> Iterator[str]:
@@ -63,23 +68,20 @@ def _to_larger_size(choice: Choice) -> Iterator[str]:
 
 
 def _to_real_time(choice: Choice) -> Iterator[str]:
-    smaller = _first_that_reaches(choice, _smaller_sizes(choice), REAL_TIME_FPS)
+    smaller = _largest_smaller(choice, REAL_TIME_FPS)
     if smaller is not None:
         yield f"Real time ({REAL_TIME_FPS} pictures per second) is reached at {smaller}."
     yield _would_take(choice, choice.size, REAL_TIME_FPS, f"Real time at {choice.size}")
 
 
-def _smaller_sizes(choice: Choice) -> list[VideoSize]:
-    """Return the smaller sizes of the same shape, the largest first."""
+def _largest_smaller(choice: Choice, fps: float) -> VideoSize | None:
+    """Return the largest of the smaller sizes of the same shape that is made at `fps` or more."""
     sizes = choice.sizes
     if choice.size_was_fixed:
         across = choice.size.width >= choice.size.height
         sizes = auto_sizes(WIDESCREEN if across else (WIDESCREEN[1], WIDESCREEN[0]))
-    return [size for size in sizes if size.pixels < choice.size.pixels]
-
-
-def _first_that_reaches(choice: Choice, sizes: list[VideoSize], fps: float) -> VideoSize | None:
-    return next((size for size in sizes if _reaches(choice, size, fps)), None)
+    smaller = [size for size in sizes if size.pixels < choice.size.pixels]
+    return largest_to_reach(choice.machine, smaller, fps, choice.wishes, choice.calibration)
 
 
 def _reaches(

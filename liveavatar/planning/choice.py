@@ -29,6 +29,7 @@ from liveavatar.planning.parallelism import (
 )
 
 REAL_TIME_FPS = 25
+ANY_SPEED = 1e-6  # pictures per second; it fits, however slow it is
 # An automatic size is made at least this fast: a minute of video in five minutes.
 DEFAULT_MIN_FPS = 5.0
 WIDESCREEN = (1920, 1080)
@@ -77,14 +78,20 @@ def choose(
     """
     if size == AUTO:
         sizes = auto_sizes(picture or WIDESCREEN)
-        video_size, sentence = _largest_fast_enough(machine, sizes, wishes, min_fps, calibration)
+        fast_enough = largest_to_reach(machine, sizes, min_fps, wishes, calibration)
+        video_size = fast_enough or sizes[-1]
+        sentence = (
+            f"{video_size} is the largest size that is made at {min_fps:g} pictures per second or more."
+            if fast_enough
+            else f"No size is made at {min_fps:g} pictures per second; {video_size} is the smallest."
+        )
     else:
         video_size, sentence = fixed_size(size, picture)
         sizes = (video_size,)
         if may_shrink:
             smaller = smaller_sizes(video_size, picture or _large_picture(video_size))
             sizes = (video_size, *smaller)
-            fitting = _largest_that_fits(machine, sizes, wishes, calibration)
+            fitting = largest_to_reach(machine, sizes, ANY_SPEED, wishes, calibration)
             if fitting not in (None, video_size):
                 sentence = (
                     f"{video_size} does not fit on {machine.describe()}; {fitting} is the largest that does."
@@ -102,6 +109,19 @@ def choose(
         decisions=(sentence,) if sentence else (),
         calibration=calibration,
     )
+
+
+def largest_to_reach(
+    machine: Machine,
+    sizes: Sequence[VideoSize],
+    min_fps: float,
+    wishes: Wishes,
+    calibration: Calibration,
+) -> VideoSize | None:
+    """Return the first of `sizes`, the largest first, that some plan makes at `min_fps` or more."""
+    # Where a size is made fast enough, smaller ones are too.
+    first = bisect_left(sizes, True, key=lambda size: reaches(machine, size, min_fps, wishes, calibration))
+    return sizes[first] if first < len(sizes) else None
 
 
 def auto_sizes(picture: tuple[int, int]) -> tuple[VideoSize, ...]:
@@ -209,37 +229,20 @@ def text_rank(candidate: Candidate) -> int | None:
     return next((budget.rank for budget in budgets if budget.item_bytes("text encoder") > 0), None)
 
 
-def _largest_fast_enough(
-    machine: Machine,
-    sizes: tuple[VideoSize, ...],
-    wishes: Wishes,
-    min_fps: float,
-    calibration: Calibration,
-) -> tuple[VideoSize, str]:
-    # Where a size is made fast enough, smaller ones are too.
-    first = bisect_left(sizes, True, key=lambda size: reaches(machine, size, min_fps, wishes, calibration))
-    if first < len(sizes):
-        size = sizes[first]
-        return size, f"{size} is the largest size that is made at {min_fps:g} pictures per second or more."
-    return sizes[-1], f"No size is made at {min_fps:g} pictures per second; {sizes[-1]} is the smallest."
-
-
-def _largest_that_fits(
-    machine: Machine, sizes: Sequence[VideoSize], wishes: Wishes, calibration: Calibration
-) -> VideoSize | None:
-    return next((size for size in sizes if reaches(machine, size, 0.0, wishes, calibration)), None)
-
-
 def _what_would_fit(choice: Choice) -> str:
     """Return what to do when nothing fits; only what was found to fit is named."""
+
+    def fits(size: VideoSize, wishes: Wishes) -> bool:
+        return reaches(choice.machine, size, ANY_SPEED, wishes, choice.calibration)
+
     left_open = dataclasses.replace(choice.wishes, precision=None, kv_precision=None)
-    if left_open != choice.wishes and reaches(choice.machine, choice.size, 0.0, left_open):
+    if left_open != choice.wishes and fits(choice.size, left_open):
         return "Leave the precision of weights and caches open, or choose the engine portrait."
     picture = _large_picture(choice.size)
     for tier in reversed(TIERS):
         name = "*".join(map(str, tier.landscape))
         size, _ = fixed_size(name, picture)
-        if size.pixels < choice.size.pixels and reaches(choice.machine, size, 0.0, choice.wishes):
+        if size.pixels < choice.size.pixels and fits(size, choice.wishes):
             return f"Choose the size {name}, or the engine portrait."
     return "Choose the engine portrait."
 

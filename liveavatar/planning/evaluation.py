@@ -11,7 +11,7 @@ from operator import itemgetter
 
 from liveavatar.core.hardware import GpuSpec
 from liveavatar.core.memory import MemoryBudget, gb_text
-from liveavatar.core.parallel import KvPrecision, ParallelPlan, Precision
+from liveavatar.core.parallel import LATENTS_PER_BLOCK, KvPrecision, ParallelPlan, Precision
 from liveavatar.planning import layouts, memory_model, model_spec, speed_model
 from liveavatar.planning.calibration import Calibration
 from liveavatar.planning.layouts import Configuration, RankGroup
@@ -68,7 +68,7 @@ class Evaluator:
         ]
         self._places: dict[ParallelPlan, list[_Place]] = {}
         self._speed = _slowest(self.gpus)
-        self._host_bytes, self._size = host_bytes, size
+        self._host_bytes, self.size = host_bytes, size
         self._factors = [calibration.memory_factors(gpu) for gpu in self.gpus]
         self._measured: list[dict[str, float]] = []  # each of them once; none where nothing was measured
         for factors in self._factors if any(self._factors) else []:
@@ -107,7 +107,7 @@ class Evaluator:
         elif self.missing_bytes(configuration) > 0:
             return None
         if configuration.offload.is_used and self._host_bytes is not None:
-            groups = layouts.rank_groups(configuration, self._size)
+            groups = layouts.rank_groups(configuration, self.size)
             return configuration if host_bytes(groups) <= _HOST_SHARE * self._host_bytes else None
         return configuration
 
@@ -134,7 +134,7 @@ class Evaluator:
 
     def _spare_bytes(self, configuration: Configuration) -> list[tuple[int, RankRole]]:
         """Return what ranks leave of their card, negative where they lack it; of equal ranks on a machine the least."""
-        groups = layouts.rank_groups(configuration, self._size)
+        groups = layouts.rank_groups(configuration, self.size)
         most, least = self._available[0], self._available[-1]
         if most == least:  # it does not matter which card a rank gets
             return [(most - self._need(role), role) for role, _ in groups]
@@ -183,17 +183,17 @@ class Evaluator:
         """Return a speed that no plan exceeds: the work shared evenly by all cards, nothing else counted."""
         num_ranks = min(len(self.gpus), layouts.MAX_WORLD)
         steps = [
-            speed_model.step_seconds(self._speed, self._size, precision, kv_precision)
+            speed_model.step_seconds(self._speed, self.size, precision, kv_precision)
             for precision in precisions
         ]
         fastest = min((step.matrix + step.attention) * num_steps / num_ranks for step in steps)
-        decoding = self._decode_seconds(3, False)
+        decoding = self._decode_seconds(LATENTS_PER_BLOCK, False)
         return speed_model.BLOCK_PICTURES / (max(fastest, decoding) * self._slowdown)
 
     def block_seconds(self, configuration: Configuration) -> float:
         """Return the time from one block to the next: that of the busiest rank."""
         num_streaming = _num_streaming(configuration)
-        groups = layouts.rank_groups(configuration, self._size)
+        groups = layouts.rank_groups(configuration, self.size)
         return max([self._busy_seconds(role, num_streaming) for role, _ in groups])
 
     def _busy_seconds(self, role: RankRole, num_streaming: int) -> float:
@@ -210,7 +210,7 @@ class Evaluator:
         return busy
 
     def _decode_seconds(self, latents_per_decode: int, tiled_vae: bool) -> float:
-        return speed_model.decode_seconds(self._speed, self._size, latents_per_decode, tiled_vae)
+        return speed_model.decode_seconds(self._speed, self.size, latents_per_decode, tiled_vae)
 
     def _step(
         self, role: RankRole, num_streaming: int, window_blocks: int = WINDOW_BLOCKS
@@ -219,7 +219,7 @@ class Evaluator:
         whole = self._steps.get(key)
         if whole is None:
             whole = self._steps[key] = speed_model.step_seconds(
-                self._speed, self._size, role.precision, role.kv_precision, window_blocks=window_blocks
+                self._speed, self.size, role.precision, role.kv_precision, window_blocks=window_blocks
             )
         return speed_model.rank_step(self._speed, role, whole, num_streaming=num_streaming)
 
@@ -231,8 +231,8 @@ class Evaluator:
         )
         decoding = self._decode_seconds(configuration.latents_per_decode, configuration.tiled_vae)
         in_turn = denoising / configuration.parallel.tensor + decoding
-        prefill = speed_model.prefill_seconds(self._speed, self._size, configuration.precision)
-        portrait = speed_model.portrait_seconds(self._speed, self._size)
+        prefill = speed_model.prefill_seconds(self._speed, self.size, configuration.precision)
+        portrait = speed_model.portrait_seconds(self._speed, self.size)
         transfers = sum(speed_model.beginning_transfer_seconds(self._speed, role) for role in roles)
         on_the_card = (prefill + portrait + in_turn) * self._slowdown
         return on_the_card + transfers + speed_model.SPEECH_ENCODE_S + speed_model.DELIVERY_S
@@ -240,7 +240,7 @@ class Evaluator:
     # ---------------------------------------------------------------------------------------- to show
     def details(self, configuration: Configuration, sparest: Configuration | None = None) -> Details:
         """Return all there is to say. `sparest` is what was tried last for a configuration that does not fit."""
-        roles = layouts.roles_by_rank(layouts.rank_groups(configuration, self._size))
+        roles = layouts.roles_by_rank(layouts.rank_groups(configuration, self.size))
         budgets = self._budgets(configuration, roles)
         if sparest is not None:
             return Details(
@@ -258,7 +258,7 @@ class Evaluator:
             budgets=budgets,
             rank_seconds=tuple(self._busy_seconds(role, _num_streaming(configuration)) for role in roles),
             first_frame_seconds=self._first_frame_seconds(configuration, roles),
-            host_bytes=host_bytes(layouts.rank_groups(configuration, self._size)),
+            host_bytes=host_bytes(layouts.rank_groups(configuration, self.size)),
             reason=self._why(configuration, roles),
         )
 

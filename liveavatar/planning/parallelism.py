@@ -105,7 +105,7 @@ def candidates(
         evaluator = Evaluator(group, machine.host_bytes, size, calibration, wishes.slots)
         if best_fps and _fps_limit(evaluator, wishes) <= best_fps:
             continue  # slower cards that nothing depends on
-        for candidate in _on_group(evaluator, size, wishes):
+        for candidate in _on_group(evaluator, wishes):
             known = found.get(candidate.configuration)
             if known is None or _order(candidate) < _order(known):
                 found[candidate.configuration] = candidate
@@ -128,7 +128,7 @@ def first_to_reach(
         evaluator = Evaluator(group, machine.host_bytes, size, calibration, wishes.slots)
         if _fps_limit(evaluator, wishes) < min_fps:
             continue
-        for candidate in _on_group(evaluator, size, wishes, min_fps=min_fps):
+        for candidate in _on_group(evaluator, wishes, min_fps=min_fps):
             if candidate.fits and candidate.fps >= min_fps:
                 return candidate
     return None
@@ -177,9 +177,7 @@ def _usable(kv_precisions: Sequence[KvPrecision], evaluator: Evaluator) -> tuple
     return tuple(kv for kv in kv_precisions if kv != "int8" or evaluator.attends_in_8_bits)
 
 
-def _on_group(
-    evaluator: Evaluator, size: VideoSize, wishes: Wishes, *, min_fps: float = 0.0
-) -> Iterator[Candidate]:
+def _on_group(evaluator: Evaluator, wishes: Wishes, *, min_fps: float = 0.0) -> Iterator[Candidate]:
     """Yield the best variant of every plan and precision, first with everything on the cards, then without.
 
     Plans that cannot make `min_fps` with any amount of memory are left out.
@@ -196,15 +194,15 @@ def _on_group(
             if min_fps and PICTURES_PER_BLOCK / evaluator.block_seconds(plainest) < min_fps:
                 continue
             if evaluator.missing_bytes(plainest) == 0:  # nothing is faster
-                yield _fitting(evaluator, size, plainest)
+                yield _fitting(evaluator, plainest)
                 continue
             resident = layouts.resident_variants(parallel, precision, kv_precisions)
-            best = _best(evaluator, size, resident)
-            yield best or _rejected(evaluator, size, plainest, layouts.frugal_variants(resident[-1])[-1])
+            best = _best(evaluator, resident)
+            yield best or _rejected(evaluator, plainest, layouts.frugal_variants(resident[-1])[-1])
             spilled = layouts.offload_variants(parallel, precision, kv_precisions)
             if not wishes.abilities.shards_on_host:
                 spilled = [variant for variant in spilled if not variant.offload.sharded_weights]
-            offloaded = _best(evaluator, size, spilled)
+            offloaded = _best(evaluator, spilled)
             if offloaded is not None:
                 yield offloaded
 
@@ -216,7 +214,7 @@ def _usable_precisions(parallel: ParallelPlan, wishes: Wishes, evaluator: Evalua
             yield precision
 
 
-def _best(evaluator: Evaluator, size: VideoSize, variants: Sequence[Configuration]) -> Candidate | None:
+def _best(evaluator: Evaluator, variants: Sequence[Configuration]) -> Candidate | None:
     """Return the fastest variant that fits, of equally fast ones the first."""
     best, best_seconds = None, math.inf
     for variant in variants:
@@ -224,7 +222,7 @@ def _best(evaluator: Evaluator, size: VideoSize, variants: Sequence[Configuratio
             seconds = evaluator.block_seconds(placed)
             if seconds < best_seconds:
                 best, best_seconds = placed, seconds
-    return None if best is None else _fitting(evaluator, size, best)
+    return None if best is None else _fitting(evaluator, best)
 
 
 def _placed(evaluator: Evaluator, variant: Configuration) -> Iterator[Configuration]:
@@ -245,10 +243,10 @@ def _placed(evaluator: Evaluator, variant: Configuration) -> Iterator[Configurat
     yield sparest
 
 
-def _fitting(evaluator: Evaluator, size: VideoSize, configuration: Configuration) -> Candidate:
+def _fitting(evaluator: Evaluator, configuration: Configuration) -> Candidate:
     return Candidate(
         configuration=configuration,
-        size=size,
+        size=evaluator.size,
         # Streams that read from host memory would share its bandwidth, which is spoken for.
         streams=1
         if configuration.offload.is_used
@@ -259,12 +257,10 @@ def _fitting(evaluator: Evaluator, size: VideoSize, configuration: Configuration
     )
 
 
-def _rejected(
-    evaluator: Evaluator, size: VideoSize, plainest: Configuration, sparest: Configuration
-) -> Candidate:
+def _rejected(evaluator: Evaluator, plainest: Configuration, sparest: Configuration) -> Candidate:
     return Candidate(
         configuration=plainest,
-        size=size,
+        size=evaluator.size,
         streams=0,
         block_seconds=math.inf,
         missing_bytes=evaluator.missing_bytes(plainest),

@@ -274,6 +274,23 @@ def test_the_quick_question_has_the_same_answer(
     assert reaches(machine, size, fps, wish) == (fastest >= fps)
 
 
+@few
+@given(
+    gpu=gpus(),
+    count=st.integers(1, 6),
+    picture=st.sampled_from([(1920, 1080), (1000, 1000), (600, 1500)]),
+    wish=wishes,
+    fps=st.floats(0.5, 60),
+)
+def test_smaller_sizes_are_made_at_least_as_fast(
+    gpu: GpuSpec, count: int, picture: tuple[int, int], wish: Wishes, fps: float
+) -> None:
+    """The search for the largest size relies on it."""
+    machine = Machine(gpus=(gpu,) * count)
+    fast_enough = [reaches(machine, size, fps, wish) for size in auto_sizes(picture)]
+    assert fast_enough == sorted(fast_enough)
+
+
 def _work_of_a_plan(machine: Machine) -> int:
     """Return how many plans are looked at for the answer of the plan command, and ranks with nothing remembered."""
     memory_model.forecast_bytes.cache_clear()
