@@ -132,7 +132,7 @@ class ModeRun:
 
     def _report_plan(self) -> None:
         details = self._evaluator.details(self._configuration)
-        block_s = self._evaluator.block_seconds(self._configuration)
+        block_s = self._evaluator.speed.block_seconds(self._configuration)
         report(
             self._mode,
             plan=self._configuration.describe(),

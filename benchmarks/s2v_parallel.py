@@ -136,7 +136,7 @@ def predicted(video: Video, gpus: tuple[GpuSpec, ...]) -> dict[str, Any] | None:
     configuration = Configuration(
         parallel=video.plan, precision=video.precision, kv_precision=video.kv_precision
     )
-    block_s = evaluator.block_seconds(configuration)
+    block_s = evaluator.speed.block_seconds(configuration)
     details = evaluator.details(configuration)
     return {
         "block_s": round(block_s, 4),

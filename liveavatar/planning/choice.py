@@ -183,7 +183,7 @@ def execution_plan(choice: Choice) -> ExecutionPlan:
         latents_per_decode=configuration.latents_per_decode,
         tiled_vae=configuration.tiled_vae,
         budgets=best.details.budgets,
-        memory_factors=tuple(sorted(best.evaluator.memory_factors.items())),
+        memory_factors=tuple(sorted(best.evaluator.memory.factors.items())),
         block_s=best.block_seconds,
     )
 

@@ -167,14 +167,16 @@ def rejections_by_rule(machine: Machine, wishes: Wishes = ANYTHING) -> list[tupl
 def _fps_limit(evaluator: Evaluator, wishes: Wishes) -> float:
     """Return a speed that no plan on these cards exceeds, 0 when they cannot do what is wished."""
     kv_precisions = _usable(wishes.kv_precisions, evaluator)
-    precisions = [each for each in wishes.precisions if each == "bf16" or evaluator.multiplies_in_8_bits]
+    precisions = [
+        each for each in wishes.precisions if each == "bf16" or evaluator.speed.multiplies_in_8_bits
+    ]
     if not kv_precisions or not precisions:
         return 0.0
-    return evaluator.fps_limit(wishes.num_steps, precisions, kv_precisions[0])
+    return evaluator.speed.fps_limit(wishes.num_steps, precisions, kv_precisions[0])
 
 
 def _usable(kv_precisions: Sequence[KvPrecision], evaluator: Evaluator) -> tuple[KvPrecision, ...]:
-    return tuple(kv for kv in kv_precisions if kv != "int8" or evaluator.attends_in_8_bits)
+    return tuple(kv for kv in kv_precisions if kv != "int8" or evaluator.speed.attends_in_8_bits)
 
 
 def _on_group(evaluator: Evaluator, wishes: Wishes, *, min_fps: float = 0.0) -> Iterator[Candidate]:
@@ -182,18 +184,18 @@ def _on_group(evaluator: Evaluator, wishes: Wishes, *, min_fps: float = 0.0) -> 
 
     Plans that cannot make `min_fps` with any amount of memory are left out.
     """
-    num_gpus = min(len(evaluator.gpus), wishes.abilities.max_ranks)
+    num_gpus = min(evaluator.num_gpus, wishes.abilities.max_ranks)
     kv_precisions = _usable(wishes.kv_precisions, evaluator)
     if not kv_precisions:
         return
     for parallel in layouts.parallel_plans(num_gpus, wishes.num_steps):
-        if not evaluator.has_places(parallel):
+        if not evaluator.memory.has_places(parallel):
             continue
         for precision in _usable_precisions(parallel, wishes, evaluator):
             plainest = Configuration(parallel=parallel, precision=precision, kv_precision=kv_precisions[0])
-            if min_fps and PICTURES_PER_BLOCK / evaluator.block_seconds(plainest) < min_fps:
+            if min_fps and PICTURES_PER_BLOCK / evaluator.speed.block_seconds(plainest) < min_fps:
                 continue
-            if evaluator.missing_bytes(plainest) == 0:  # nothing is faster
+            if evaluator.memory.missing_bytes(plainest) == 0:  # nothing is faster
                 yield _fitting(evaluator, plainest)
                 continue
             resident = layouts.resident_variants(parallel, precision, kv_precisions)
@@ -210,7 +212,7 @@ def _on_group(evaluator: Evaluator, wishes: Wishes, *, min_fps: float = 0.0) -> 
 def _usable_precisions(parallel: ParallelPlan, wishes: Wishes, evaluator: Evaluator) -> Iterator[Precision]:
     for precision in wishes.precisions:
         # Sharding gathers parameters, and 8-bit weights are none.
-        if precision == "bf16" or (evaluator.multiplies_in_8_bits and not parallel.weights_sharded):
+        if precision == "bf16" or (evaluator.speed.multiplies_in_8_bits and not parallel.weights_sharded):
             yield precision
 
 
@@ -219,7 +221,7 @@ def _best(evaluator: Evaluator, variants: Sequence[Configuration]) -> Candidate 
     best, best_seconds = None, math.inf
     for variant in variants:
         for placed in _placed(evaluator, variant):
-            seconds = evaluator.block_seconds(placed)
+            seconds = evaluator.speed.block_seconds(placed)
             if seconds < best_seconds:
                 best, best_seconds = placed, seconds
     return None if best is None else _fitting(evaluator, best)
@@ -231,11 +233,11 @@ def _placed(evaluator: Evaluator, variant: Configuration) -> Iterator[Configurat
     Decoding frugally takes longer; it is worth it when nothing else fits, or when more blocks stay on the cards.
     """
     *others, most_frugal = variant, *layouts.frugal_variants(variant)
-    sparest = evaluator.placed(most_frugal)
+    sparest = evaluator.memory.placed(most_frugal)
     if sparest is None:
         return
     for each in others:
-        placed = evaluator.placed(each)
+        placed = evaluator.memory.placed(each)
         if placed is not None:
             yield placed
             if placed.offload == sparest.offload:
@@ -250,8 +252,8 @@ def _fitting(evaluator: Evaluator, configuration: Configuration) -> Candidate:
         # Streams that read from host memory would share its bandwidth, which is spoken for.
         streams=1
         if configuration.offload.is_used
-        else len(evaluator.gpus) // configuration.parallel.world_size,
-        block_seconds=evaluator.block_seconds(configuration),
+        else evaluator.num_gpus // configuration.parallel.world_size,
+        block_seconds=evaluator.speed.block_seconds(configuration),
         missing_bytes=0,
         evaluator=evaluator,
     )
@@ -263,7 +265,7 @@ def _rejected(evaluator: Evaluator, plainest: Configuration, sparest: Configurat
         size=evaluator.size,
         streams=0,
         block_seconds=math.inf,
-        missing_bytes=evaluator.missing_bytes(plainest),
+        missing_bytes=evaluator.memory.missing_bytes(plainest),
         evaluator=evaluator,
         sparest=sparest,
     )

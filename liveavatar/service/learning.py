@@ -103,7 +103,7 @@ def _with_forecast(plan: ExecutionPlan, gpu: GpuSpec, calibration: Calibration) 
     return dataclasses.replace(
         plan,
         budgets=evaluator.details(configuration).budgets,
-        block_s=evaluator.block_seconds(configuration),
+        block_s=evaluator.speed.block_seconds(configuration),
     )
 
 

@@ -26,7 +26,7 @@ from liveavatar.planning.choice import (
     execution_plan,
     fixed_size,
 )
-from liveavatar.planning.evaluation import host_bytes
+from liveavatar.planning.group_memory import host_bytes
 from liveavatar.planning.hardware_table import CARDS
 from liveavatar.planning.machine_text import parse_machine
 from liveavatar.planning.model_spec import VideoSize
