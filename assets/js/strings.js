@@ -147,9 +147,8 @@ const english = {
   videoNeeds: (gb) => `This video needs ${gb} GB`,
 
   videos: "My videos",
-  noVideos: (days) =>
-    `Your videos appear here. Each is kept for up to ${days === 1 ? "a day" : `${days} days`}; ` +
-    "download those you want to keep longer.",
+  noVideos: "Your videos appear here.",
+  kept: (days) => `Kept for up to ${days === 1 ? "a day" : `${days} days`}; download those you want to keep longer.`,
   partial: "Partial",
   remove: "Delete",
   removeQuestion: "Delete for good?",
@@ -300,7 +299,8 @@ const chinese = {
   videoNeeds: (gb) => `当前视频需要 ${gb} GB`,
 
   videos: "我的视频",
-  noVideos: (days) => `您的视频会显示在这里，最多保留 ${days} 天；想长期保存请下载。`,
+  noVideos: "您的视频会显示在这里。",
+  kept: (days) => `最多保留 ${days} 天；想长期保存请下载。`,
   partial: "部分",
   remove: "删除",
   removeQuestion: "确定删除？",

@@ -14,12 +14,13 @@ export class Videos {
     this.cards = new Map();
     this.count = h("span", { class: "la-muted" });
     this.grid = h("div", { class: "grid", role: "list" });
-    this.empty = h("p", { class: "la-muted" }, words.noVideos(keepDays));
+    this.empty = h("p", { class: "la-muted" }, words.noVideos);
     this.older = h("p", { class: "la-muted" });
+    const kept = h("p", { class: "la-muted" }, words.kept(keepDays));
     host.classList.add("la-panel");
     host.setAttribute("role", "region");
     host.setAttribute("aria-label", words.videos);
-    host.append(h("header", {}, h("h2", {}, words.videos), this.count), this.empty, this.grid, this.older);
+    host.append(h("header", {}, h("h2", {}, words.videos), this.count), this.empty, this.grid, this.older, kept);
   }
 
   /** Draw the list. Cards whose job did not change stay untouched, so that focus and questions survive. */

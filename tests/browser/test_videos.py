@@ -34,7 +34,7 @@ def test_videos_survive_a_restart_and_can_be_deleted(
         card.locator("button:has-text('Delete')").click()
         card.wait_for(state="detached")
         page.wait_for_selector("#studio-stage[data-view=idle]")
-        assert "up to 30 days" in page.locator("#studio-videos").inner_text()
+        assert "Kept for up to 30 days" in page.locator("#studio-videos").inner_text()
         assert not list((tmp_path / "jobs").iterdir())
 
 
