@@ -38,12 +38,12 @@ from liveavatar.pipeline.decode import PICTURES_PER_BLOCK
 from liveavatar.pipeline.denoise import BlockDenoiser
 from liveavatar.pipeline.randomness import SeededRandomness
 from liveavatar.planning.calibration import NOTHING_MEASURED
+from liveavatar.planning.candidates import candidates
 from liveavatar.planning.evaluation import Evaluator
 from liveavatar.planning.layouts import Configuration
 from liveavatar.planning.machine_text import parse_machine, spec_of_installed
 from liveavatar.planning.memory_model import CONTEXT_BYTES
 from liveavatar.planning.model_spec import VideoSize
-from liveavatar.planning.parallelism import candidates
 
 WINDOW_BLOCKS = 5  # until attention sees its full window and the sink was refreshed
 STEP_BLOCKS = 3  # of the steps alone

@@ -24,7 +24,7 @@ from liveavatar.planning.calibration import NOTHING_MEASURED, Calibration, load_
 from liveavatar.planning.choice import DEFAULT_MIN_FPS, choose
 from liveavatar.planning.machine_text import assumption, parse_machine, spec_of_installed
 from liveavatar.planning.model_spec import MAX_STEPS
-from liveavatar.planning.parallelism import Wishes
+from liveavatar.planning.wishes import Wishes
 
 FITS, FITS_NOT, REJECTED = 0, 1, 2
 

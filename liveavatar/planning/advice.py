@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from liveavatar.core.hardware import Machine
 from liveavatar.core.memory import gb_text
+from liveavatar.planning.candidates import candidates, first_to_reach, reaches
 from liveavatar.planning.choice import (
     ANY_SPEED,
     REAL_TIME_FPS,
@@ -18,7 +19,7 @@ from liveavatar.planning.choice import (
 from liveavatar.planning.hardware_table import CARDS
 from liveavatar.planning.layouts import MAX_WORLD
 from liveavatar.planning.model_spec import VideoSize
-from liveavatar.planning.parallelism import Wishes, candidates, first_to_reach, reaches
+from liveavatar.planning.wishes import Wishes
 
 
 def advise(choice: Choice) -> tuple[str, ...]:

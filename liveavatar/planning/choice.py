@@ -18,15 +18,9 @@ from liveavatar.core.request import AUTO
 from liveavatar.core.sizes import SIZES, TIERS
 from liveavatar.planning import memory_model
 from liveavatar.planning.calibration import NOTHING_MEASURED, Calibration
+from liveavatar.planning.candidates import Candidate, candidates, reaches, rejections_by_rule
 from liveavatar.planning.model_spec import VideoSize
-from liveavatar.planning.parallelism import (
-    ANYTHING,
-    Candidate,
-    Wishes,
-    candidates,
-    reaches,
-    rejections_by_rule,
-)
+from liveavatar.planning.wishes import ANYTHING, Wishes
 
 REAL_TIME_FPS = 25
 ANY_SPEED = 1e-6  # pictures per second; it fits, however slow it is

@@ -8,8 +8,8 @@ from typing import Any
 
 from liveavatar.core.memory import MemoryBudget, gb_digits, gb_text
 from liveavatar.core.parallel import ParallelPlan
+from liveavatar.planning.candidates import Candidate
 from liveavatar.planning.choice import REAL_TIME_FPS, Choice, plan_sentences
-from liveavatar.planning.parallelism import Candidate
 
 _ITEMS_SHOWN = 3  # the largest of a rank; the others are summed
 _WIDTH = 110  # columns of running text

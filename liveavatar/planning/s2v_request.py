@@ -14,10 +14,11 @@ from liveavatar.core.request import AUTO
 from liveavatar.core.sizes import STANDARD
 from liveavatar.planning.advice import why_smaller
 from liveavatar.planning.calibration import NOTHING_MEASURED, Calibration
+from liveavatar.planning.candidates import Candidate
 from liveavatar.planning.choice import Choice, choose, execution_plan, fixed_size, size_of_area
 from liveavatar.planning.model_spec import MAX_STEPS, TRANSFORMER_PARAMETERS, VideoSize
-from liveavatar.planning.parallelism import ENGINE, Abilities, Candidate, Wishes
 from liveavatar.planning.placement import Slots
+from liveavatar.planning.wishes import ENGINE, Abilities, Wishes
 
 # The published model has 16 billion; on a processor one second of its video takes a quarter of an hour.
 LARGEST_FOR_PROCESSOR = 1_000_000_000

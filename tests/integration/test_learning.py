@@ -20,9 +20,9 @@ from liveavatar.core.plan import ExecutionPlan, ModelFiles
 from liveavatar.core.request import GenerationRequest
 from liveavatar.monitoring.hardware import HardwareMonitor
 from liveavatar.planning.calibration import load_calibration
+from liveavatar.planning.candidates import candidates
 from liveavatar.planning.machine_text import spec_of_installed
 from liveavatar.planning.model_spec import TRANSFORMER_PARAMETERS, VideoSize
-from liveavatar.planning.parallelism import candidates
 from liveavatar.planning.s2v_request import S2vSetup, plan_s2v
 from liveavatar.service import facade
 from liveavatar.service.facade import Studio

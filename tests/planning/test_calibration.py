@@ -12,9 +12,9 @@ from liveavatar.planning.calibration import (
     load_calibration,
     save_calibration,
 )
+from liveavatar.planning.candidates import candidates
 from liveavatar.planning.machine_text import parse_machine
 from liveavatar.planning.model_spec import VideoSize
-from liveavatar.planning.parallelism import candidates
 
 H200 = parse_machine("1xH200").gpus[0]
 SIZE = VideoSize(704, 384)

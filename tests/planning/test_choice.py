@@ -18,6 +18,7 @@ from liveavatar.core.memory import GIB
 from liveavatar.core.plan import ExecutionPlan
 from liveavatar.planning import layouts, memory_model
 from liveavatar.planning.advice import advise
+from liveavatar.planning.candidates import Candidate, candidates, reaches
 from liveavatar.planning.choice import (
     DEFAULT_MIN_FPS,
     Choice,
@@ -30,8 +31,8 @@ from liveavatar.planning.group_memory import host_bytes
 from liveavatar.planning.hardware_table import CARDS
 from liveavatar.planning.machine_text import parse_machine
 from liveavatar.planning.model_spec import VideoSize
-from liveavatar.planning.parallelism import ANYTHING, Candidate, Wishes, candidates, reaches
 from liveavatar.planning.report import as_json, as_text
+from liveavatar.planning.wishes import ANYTHING, Wishes
 
 FIVE_OF_24 = parse_machine("5x24")
 

@@ -6,10 +6,10 @@ from hypothesis import strategies as st
 
 from liveavatar.core.parallel import ParallelPlan
 from liveavatar.planning import layouts, model_spec
+from liveavatar.planning.candidates import candidates
 from liveavatar.planning.layouts import Configuration
 from liveavatar.planning.machine_text import parse_machine
 from liveavatar.planning.model_spec import VideoSize
-from liveavatar.planning.parallelism import candidates
 
 SIZE = VideoSize(704, 384)
 

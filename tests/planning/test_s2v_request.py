@@ -15,14 +15,15 @@ from liveavatar.core.memory import GIB
 from liveavatar.core.parallel import KvPrecision, ParallelPlan
 from liveavatar.core.plan import ExecutionPlan, ModelFiles
 from liveavatar.planning import s2v_request
+from liveavatar.planning.candidates import candidates
 from liveavatar.planning.choice import auto_sizes, choose, execution_plan, text_rank
 from liveavatar.planning.ladder import Ladder
 from liveavatar.planning.machine_text import parse_machine
 from liveavatar.planning.model_spec import TRANSFORMER_PARAMETERS, VideoSize
-from liveavatar.planning.parallelism import ENGINE, EVERYTHING, Abilities, Wishes, candidates
 from liveavatar.planning.placement import place_ranks
 from liveavatar.planning.planner import plan_request
 from liveavatar.planning.s2v_request import S2vSetup, plan_s2v, size_for_free_memory
+from liveavatar.planning.wishes import ENGINE, EVERYTHING, Abilities, Wishes
 from tests.planning.test_choice import gpus
 
 FILES = ModelFiles(checkpoint="/model", lora="/lora", cache="/cache")

@@ -8,10 +8,11 @@ import pytest
 
 from liveavatar.core.parallel import KvPrecision, ParallelPlan, Precision
 from liveavatar.planning import speed_model
+from liveavatar.planning.candidates import Candidate, candidates
 from liveavatar.planning.machine_text import parse_machine
 from liveavatar.planning.memory_model import RankRole
 from liveavatar.planning.model_spec import VideoSize
-from liveavatar.planning.parallelism import Candidate, Wishes, candidates
+from liveavatar.planning.wishes import Wishes
 
 SIZE = VideoSize(704, 384)
 H200 = parse_machine("1xH200").gpus[0]

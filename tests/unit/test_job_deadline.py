@@ -12,7 +12,7 @@ from liveavatar.core.parallel import ParallelPlan
 from liveavatar.core.plan import ExecutionPlan, ModelFiles, PlanChange
 from liveavatar.engines.s2v.rank_setup import LINK_DEADLINE_S
 from liveavatar.planning.layouts import parallel_plans
-from liveavatar.planning.parallelism import EVERYTHING
+from liveavatar.planning.wishes import EVERYTHING
 from liveavatar.service import job_deadline
 from liveavatar.service.job_deadline import JobDeadline
 

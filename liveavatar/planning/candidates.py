@@ -14,54 +14,10 @@ from liveavatar.planning import layouts
 from liveavatar.planning.calibration import NOTHING_MEASURED, Calibration
 from liveavatar.planning.evaluation import Details, Evaluator
 from liveavatar.planning.layouts import Configuration
-from liveavatar.planning.model_spec import MAX_STEPS, PICTURES_PER_BLOCK, VideoSize
-from liveavatar.planning.placement import Slots
+from liveavatar.planning.model_spec import PICTURES_PER_BLOCK, VideoSize
+from liveavatar.planning.wishes import ANYTHING, Wishes
 
 MAX_KINDS = 4  # of cards; of more, those with the fastest arithmetic are used
-
-
-@dataclass(frozen=True, kw_only=True)
-class Abilities:
-    """Which of all plans an engine can carry out."""
-
-    max_ranks: int = layouts.MAX_WORLD
-    shards_on_host: bool = True  # keeps the shares of FSDP in host memory
-
-
-EVERYTHING = Abilities()
-# What the s2v engine does today. The plan command answers for everything; the app plans within this.
-ENGINE = Abilities(shards_on_host=False)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Wishes:
-    """What the operator fixed, and what the engine is able to do.
-
-    None leaves the choice open; 8-bit attention is used only when asked for.
-    """
-
-    num_steps: int = MAX_STEPS
-    precision: Precision | None = None
-    kv_precision: KvPrecision | None = None
-    abilities: Abilities = EVERYTHING
-    slots: Slots = ()  # of ranks on each machine; none: one for each card, all in one machine
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.num_steps <= MAX_STEPS:
-            raise ValueError(f"1 to {MAX_STEPS} steps can be run, not {self.num_steps}")
-
-    @property
-    def precisions(self) -> tuple[Precision, ...]:
-        """Return the precisions of weights to try."""
-        return ("bf16", "fp8") if self.precision is None else (self.precision,)
-
-    @property
-    def kv_precisions(self) -> tuple[KvPrecision, ...]:
-        """Return the precisions of caches to try, the plainest first."""
-        return ("bf16", "fp8") if self.kv_precision is None else (self.kv_precision,)
-
-
-ANYTHING = Wishes()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,8 +57,7 @@ def candidates(
     """Return every plan for one stream that fits, the fastest first, then those that do not, the closest first."""
     found: dict[Configuration, Candidate] = {}
     best_fps = 0.0
-    for group in _groups(machine.gpus):
-        evaluator = Evaluator(group, machine.host_bytes, size, calibration, wishes.slots)
+    for evaluator in _evaluators(machine, size, wishes, calibration):
         if best_fps and _fps_limit(evaluator, wishes) <= best_fps:
             continue  # slower cards that nothing depends on
         for candidate in _on_group(evaluator, wishes):
@@ -124,8 +79,7 @@ def first_to_reach(
 
     On cards of one kind it is a plan for as few of them as possible.
     """
-    for group in _groups(machine.gpus):
-        evaluator = Evaluator(group, machine.host_bytes, size, calibration, wishes.slots)
+    for evaluator in _evaluators(machine, size, wishes, calibration):
         if _fps_limit(evaluator, wishes) < min_fps:
             continue
         for candidate in _on_group(evaluator, wishes, min_fps=min_fps):
@@ -286,15 +240,18 @@ def _order(candidate: Candidate) -> tuple[float, ...]:
     )
 
 
-def _groups(gpus: Sequence[GpuSpec]) -> Iterator[list[GpuSpec]]:
-    """Yield the cards of every combination of kinds, so that a slow card never holds back faster ones."""
+def _evaluators(
+    machine: Machine, size: VideoSize, wishes: Wishes, calibration: Calibration
+) -> Iterator[Evaluator]:
+    """Yield one for every combination of kinds of cards, so that a slow card never holds back faster ones."""
     by_kind: dict[tuple[object, ...], list[GpuSpec]] = {}
-    for gpu in sorted(gpus, key=lambda gpu: gpu.bf16_flops, reverse=True):
+    for gpu in sorted(machine.gpus, key=lambda gpu: gpu.bf16_flops, reverse=True):
         by_kind.setdefault(kind_of_card(gpu), []).append(gpu)
     kinds = list(by_kind)[:MAX_KINDS]
     for count in range(1, len(kinds) + 1):
         for chosen in combinations(kinds, count):
-            yield [gpu for kind in chosen for gpu in by_kind[kind]]
+            group = [gpu for kind in chosen for gpu in by_kind[kind]]
+            yield Evaluator(group, machine.host_bytes, size, calibration, wishes.slots)
 
 
 def kind_of_card(gpu: GpuSpec) -> tuple[object, ...]:
