@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from liveavatar.engines.portrait.geometry import Picture
+from liveavatar.engines.portrait.geometry import Floats
 from liveavatar.engines.portrait.mouth_anatomy import measure_mouth
 from liveavatar.engines.portrait.mouth_interior import TOOTH
 from liveavatar.engines.portrait.mouth_light import LUMA, MouthLight, measure_light
@@ -17,7 +17,7 @@ def light_of(mouth: PaintedMouth) -> MouthLight:
     return measure_light(mouth.picture, measure_mouth(mouth.picture, mouth.points))
 
 
-def with_picture(mouth: PaintedMouth, factor: float | Picture) -> PaintedMouth:
+def with_picture(mouth: PaintedMouth, factor: float | Floats) -> PaintedMouth:
     return replace(mouth, picture=np.clip(mouth.picture * factor, 0, 255).astype(np.uint8))
 
 
@@ -42,6 +42,17 @@ def test_teeth_take_the_colour_of_the_portraits_own() -> None:
         for light in (light_of(mouth), light_of(replace(mouth, picture=yellow)))
     ]
     assert blue_over_red[1] < 0.95 * blue_over_red[0]
+
+
+def test_dark_skin_in_the_same_light_has_no_yellow_teeth() -> None:
+    mouth = paint_mouth()
+    darker = with_picture(mouth, np.array([0.30, 0.39, 0.52], np.float32))  # albedo: blue falls more than red
+    blue_over_red = [
+        float(light_of(m).materials[TOOTH, 0] / light_of(m).materials[TOOTH, 2]) for m in (mouth, darker)
+    ]
+    assert blue_over_red[1] > 0.82 * blue_over_red[0]
+    brightness = [float(light_of(m).materials[TOOTH] @ LUMA) for m in (mouth, darker)]
+    assert brightness[1] > 0.6 * brightness[0]
 
 
 def test_light_from_the_right_is_seen() -> None:

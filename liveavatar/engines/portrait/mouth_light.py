@@ -25,7 +25,8 @@ TONGUE_COLOUR = (86.0, 80.0, 164.0)
 TOOTH_COLOUR = (168.0, 191.0, 205.0)
 SKIN_SHADE = np.array([1.35, 1.15, 0.60], np.float32)  # blue green red: skin in shade is redder, not greyer
 GREY_SKIN_SPREAD = 0.15  # red minus blue over mean: real skin has 0.2 or more
-CAST_SHARE = 0.45  # how much of the skin's colour cast is the light's, not the skin's
+CAST_SHARE = 0.45  # how much of the skin's colour cast is the light's, not the skin's ...
+PLAIN_SKIN = 0.7  # ... and less of darker skin, which is more colourful by itself; luma against typical skin
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +48,9 @@ def measure_light(picture: Picture, anatomy: MouthAnatomy) -> MouthLight:
     skin = np.median(skin_pixels, axis=0) if len(skin_pixels) > 20 else TYPICAL_SKIN
     luma = float(np.clip(skin @ LUMA / TYPICAL_SKIN_LUMA, 0.15, 1.25))
     cast = (skin / max(float(skin.mean()), 1.0)) / (TYPICAL_SKIN / TYPICAL_SKIN.mean())
-    cast = np.clip(cast, 0.4, 2.0) ** CAST_SHARE
+    cast = np.clip(cast, 0.4, 2.0) ** (CAST_SHARE * min(1.0, luma / PLAIN_SKIN))
     # Teeth brighten less than skin darkens: dark skin does not mean dark light.
-    brightness = np.array([luma, 0.08 + 0.92 * luma, 0.10 + 0.90 * luma, min(0.93, 0.20 + 0.74 * luma)])[
+    brightness = np.array([luma, 0.08 + 0.92 * luma, 0.10 + 0.90 * luma, min(0.93, 0.29 + 0.64 * luma)])[
         :, None
     ]
     materials = np.array([DARK_COLOUR, GUM_COLOUR, TONGUE_COLOUR, TOOTH_COLOUR]) * cast * brightness
