@@ -59,7 +59,7 @@ def test_the_app_never_loads_torch_and_takes_its_worker_along(
     wait_until(lambda: worker_of(app) is not None)
     worker = worker_of(app)
     assert worker is not None
-    wait_until(lambda: any("libtorch" in library.path for library in worker.memory_maps()), timeout_s=60)
+    wait_until(lambda: any("libtorch" in library.path for library in worker.memory_maps()))
     assert not any("libtorch" in library.path for library in psutil.Process(app.pid).memory_maps())
 
     refused = start(tmp_path)  # the same data folder

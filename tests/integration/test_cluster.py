@@ -218,13 +218,22 @@ def test_making_one_video_waits_for_the_machines(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """As a script does it that starts this command on one machine and `join` on the others, in any order."""
-    request, endpoint = make_request(), f"127.0.0.1:{free_port()}"
+    request, endpoint = make_request(seconds=1.0), f"127.0.0.1:{free_port()}"
     monkeypatch.setenv("LIVEAVATAR_DATA_DIR", str(fake_config.data_dir))
     token_file = fake_config.data_dir / "cluster.token"
     made: list[int] = []
     target = fake_config.data_dir / "video.mp4"
     command = ["generate", "--image", request.image_path, "--audio", request.audio_path, "--out", str(target)]
-    command += ["--nnodes", "2", "--rdzv-endpoint", endpoint, "--whole-picture", "--json"]
+    command += [
+        "--nnodes",
+        "2",
+        "--rdzv-endpoint",
+        endpoint,
+        "--whole-picture",
+        "--size",
+        request.size,
+        "--json",
+    ]
     thread = threading.Thread(target=lambda: made.append(main(command)))
     fake_config.data_dir.mkdir(parents=True, exist_ok=True)
     thread.start()

@@ -42,7 +42,7 @@ def test_a_running_app_takes_up_a_model(
         with pytest.raises(InputRejected, match="not set up"):
             studio.submit(request)
         studio.model.choose(f" {checkpoint} ", "")
-        job = wait_for_end(studio, studio.submit(request).id, timeout_s=90)
+        job = wait_for_end(studio, studio.submit(request).id, timeout_s=180)
         assert (job.state, job.engine) == (JobState.FINISHED, "s2v"), job.diagnosis
     finally:
         studio.close()

@@ -61,7 +61,7 @@ def make(real_studio: Studio, short_voice: Path) -> Make:
             **changes,
         }
         job = real_studio.submit(GenerationRequest(**fields))  # type: ignore[arg-type]
-        return wait_for_end(real_studio, job.id, timeout_s=90)
+        return wait_for_end(real_studio, job.id, timeout_s=180)
 
     return run
 

@@ -76,7 +76,7 @@ def test_ranks_and_gauges_are_on_the_cards_that_were_planned(
     start: Callable[..., Studio], make_request: Callable[..., GenerationRequest]
 ) -> None:
     studio = start()
-    wait_until(lambda: studio.engine_status().state == "ready", timeout_s=30)
+    wait_until(lambda: studio.engine_status().state == "ready")
     environments = [rank.environ() for rank in ranks(studio)]
     assert [each["LOCAL_RANK"] for each in environments] == ["0", "1", "2", "3"]
     assert {each["CUDA_VISIBLE_DEVICES"] for each in environments} == {"GPU-0,GPU-2,GPU-3,GPU-4"}
@@ -104,7 +104,7 @@ def test_after_two_breakdowns_fewer_cards_are_used_and_the_job_says_so(
 
 def test_cards_that_the_app_may_not_use_are_not_planned_with(start: Callable[..., Studio]) -> None:
     studio = start(visible_cards="4,GPU-2")
-    wait_until(lambda: studio.engine_status().state == "ready", timeout_s=30)
+    wait_until(lambda: studio.engine_status().state == "ready")
     shown = {rank.environ()["CUDA_VISIBLE_DEVICES"] for rank in ranks(studio)}
     assert len(ranks(studio)) == 2
     assert shown <= {"GPU-4,GPU-2", "GPU-2,GPU-4"}
