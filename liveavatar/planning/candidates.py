@@ -9,13 +9,13 @@ from functools import cached_property
 from itertools import combinations
 
 from liveavatar.core.hardware import GpuSpec, Machine
-from liveavatar.core.parallel import KvPrecision, ParallelPlan, Precision
+from liveavatar.core.parallel import KvPrecision, Precision
 from liveavatar.planning import layouts
 from liveavatar.planning.calibration import NOTHING_MEASURED, Calibration
 from liveavatar.planning.evaluation import Details, Evaluator
 from liveavatar.planning.layouts import Configuration
 from liveavatar.planning.model_spec import PICTURES_PER_BLOCK, VideoSize
-from liveavatar.planning.wishes import ANYTHING, Wishes
+from liveavatar.planning.wishes import ANYTHING, Abilities, Wishes
 
 MAX_KINDS = 4  # of cards; of more, those with the fastest arithmetic are used
 
@@ -118,56 +118,64 @@ def rejections_by_rule(machine: Machine, wishes: Wishes = ANYTHING) -> list[tupl
     return rejected
 
 
+def _usable_precisions(evaluator: Evaluator, wishes: Wishes) -> tuple[Precision, ...]:
+    return tuple(each for each in wishes.precisions if each == "bf16" or evaluator.speed.multiplies_in_8_bits)
+
+
+def _usable_kv_precisions(evaluator: Evaluator, wishes: Wishes) -> tuple[KvPrecision, ...]:
+    return tuple(each for each in wishes.kv_precisions if each != "int8" or evaluator.speed.attends_in_8_bits)
+
+
 def _fps_limit(evaluator: Evaluator, wishes: Wishes) -> float:
     """Return a speed that no plan on these cards exceeds, 0 when they cannot do what is wished."""
-    kv_precisions = _usable(wishes.kv_precisions, evaluator)
-    precisions = [
-        each for each in wishes.precisions if each == "bf16" or evaluator.speed.multiplies_in_8_bits
-    ]
+    precisions = _usable_precisions(evaluator, wishes)
+    kv_precisions = _usable_kv_precisions(evaluator, wishes)
     if not kv_precisions or not precisions:
         return 0.0
     return evaluator.speed.fps_limit(wishes.num_steps, precisions, kv_precisions[0])
 
 
-def _usable(kv_precisions: Sequence[KvPrecision], evaluator: Evaluator) -> tuple[KvPrecision, ...]:
-    return tuple(kv for kv in kv_precisions if kv != "int8" or evaluator.speed.attends_in_8_bits)
-
-
 def _on_group(evaluator: Evaluator, wishes: Wishes, *, min_fps: float = 0.0) -> Iterator[Candidate]:
-    """Yield the best variant of every plan and precision, first with everything on the cards, then without.
+    """Yield the candidates of every plan and precision.
 
     Plans that cannot make `min_fps` with any amount of memory are left out.
     """
     num_gpus = min(evaluator.num_gpus, wishes.abilities.max_ranks)
-    kv_precisions = _usable(wishes.kv_precisions, evaluator)
+    precisions = _usable_precisions(evaluator, wishes)
+    kv_precisions = _usable_kv_precisions(evaluator, wishes)
     if not kv_precisions:
         return
     for parallel in layouts.parallel_plans(num_gpus, wishes.num_steps):
         if not evaluator.memory.has_places(parallel):
             continue
-        for precision in _usable_precisions(parallel, wishes, evaluator):
+        for precision in precisions:
+            if parallel.weights_sharded and precision == "fp8":
+                continue  # sharding gathers parameters, and 8-bit weights are none
             plainest = Configuration(parallel=parallel, precision=precision, kv_precision=kv_precisions[0])
             if min_fps and PICTURES_PER_BLOCK / evaluator.speed.block_seconds(plainest) < min_fps:
                 continue
-            if evaluator.memory.missing_bytes(plainest) == 0:  # nothing is faster
-                yield _fitting(evaluator, plainest)
-                continue
-            resident = layouts.resident_variants(parallel, precision, kv_precisions)
-            best = _best(evaluator, resident)
-            yield best or _rejected(evaluator, plainest, layouts.frugal_variants(resident[-1])[-1])
-            spilled = layouts.offload_variants(parallel, precision, kv_precisions)
-            if not wishes.abilities.shards_on_host:
-                spilled = [variant for variant in spilled if not variant.offload.sharded_weights]
-            offloaded = _best(evaluator, spilled)
-            if offloaded is not None:
-                yield offloaded
+            yield from _variants(evaluator, plainest, kv_precisions, wishes.abilities)
 
 
-def _usable_precisions(parallel: ParallelPlan, wishes: Wishes, evaluator: Evaluator) -> Iterator[Precision]:
-    for precision in wishes.precisions:
-        # Sharding gathers parameters, and 8-bit weights are none.
-        if precision == "bf16" or (evaluator.speed.multiplies_in_8_bits and not parallel.weights_sharded):
-            yield precision
+def _variants(
+    evaluator: Evaluator,
+    plainest: Configuration,
+    kv_precisions: Sequence[KvPrecision],
+    abilities: Abilities,
+) -> Iterator[Candidate]:
+    """Yield the best variant with everything on the cards, or why there is none, and the best that uses host memory."""
+    if evaluator.memory.missing_bytes(plainest) == 0:  # nothing is faster
+        yield _fitting(evaluator, plainest)
+        return
+    resident = layouts.resident_variants(plainest.parallel, plainest.precision, kv_precisions)
+    best = _best(evaluator, resident)
+    yield best or _rejected(evaluator, plainest, layouts.frugal_variants(resident[-1])[-1])
+    spilled = layouts.offload_variants(plainest.parallel, plainest.precision, kv_precisions)
+    if not abilities.shards_on_host:
+        spilled = [variant for variant in spilled if not variant.offload.sharded_weights]
+    offloaded = _best(evaluator, spilled)
+    if offloaded is not None:
+        yield offloaded
 
 
 def _best(evaluator: Evaluator, variants: Sequence[Configuration]) -> Candidate | None:
