@@ -295,7 +295,12 @@ export class Stage {
 
   async stop() {
     this.stopButton.disabled = true;
-    await stopJob(this.jobId).catch(() => (this.stopButton.disabled = false));
+    try {
+      await stopJob(this.jobId);
+    } catch {
+      this.stopButton.disabled = false;
+      this.actions.problem(null);
+    }
     this.actions.changed();
   }
 

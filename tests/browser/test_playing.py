@@ -142,6 +142,23 @@ def test_stop_keeps_a_part_that_plays(
     studio.wait_until("player.phase === 'file' && video.currentTime > 0.3")
 
 
+def test_a_stop_that_does_not_get_through_says_so_and_can_be_pressed_again(
+    paced: App, new_page: NewPage, portrait: Path, long_voice: Path
+) -> None:
+    from playwright.sync_api import expect
+
+    studio = new_page(paced).open()
+    studio.give(portrait, long_voice)
+    studio.describe("pace=30")
+    studio.generate()
+    studio.wait_for_playback(1.0)
+    studio.page.route("**/stop", lambda route: route.abort())
+    studio.page.click("#studio-stage .stop")
+    expect(studio.page.locator("#studio-problem")).to_contain_text("did not answer")
+    studio.page.unroute("**/stop")
+    studio.stop()
+
+
 def test_a_slow_engine_counts_down_first_and_starts_with_enough_in_hand(
     paced: App, new_page: NewPage, portrait: Path, voice: Path
 ) -> None:

@@ -33,7 +33,10 @@ def count_frames(path: Path) -> int:
 
 
 def engine_processes(parent: int) -> list[psutil.Process]:
-    return [child for child in psutil.Process(parent).children() if "worker" in " ".join(child.cmdline())]
+    """Return those that were started as a module: PyTorch's compiler has worker processes, too, by a file's name."""
+    children = psutil.Process(parent).children()
+    started = [(child, child.as_dict(["cmdline"], ad_value=[])["cmdline"]) for child in children]
+    return [child for child, command in started if command[1:2] == ["-m"] and "worker" in command[2]]
 
 
 def test_finished_job_has_whole_video(studio: Studio, make_request: MakeRequest) -> None:

@@ -167,10 +167,13 @@ class LimitedRanks:
         self.memory.with_suffix(".new").rename(self.memory)
 
     def begin(self, **fields: object) -> str:
-        """Submit a video; return its id when there is something of it, and it waits."""
+        """Submit a video; return its id when three blocks of it are made, and it waits.
+
+        The encoder holds back some of the last one: two are in the file.
+        """
         self.set_memory(hold_before_block=4)
         job = self.studio.submit(dataclasses.replace(self.request, **fields))  # type: ignore[arg-type]
-        wait_until(lambda: self.studio.job(job.id).frames_done >= 2 * PICTURES_PER_BLOCK, timeout_s=120)
+        wait_until(lambda: self.studio.job(job.id).frames_done >= 3 * PICTURES_PER_BLOCK, timeout_s=120)
         return job.id
 
     def go_on(self, limited_rank: int) -> None:
