@@ -24,6 +24,14 @@ ROOT = Path(__file__).resolve().parents[2]
 _START_S = 120.0  # for a machine that has much else to do
 
 
+_WHAT_IS = """() => { const {stage} = window.studio ?? {}; if (!stage) return "no stage";
+    const {player, video, job} = stage;
+    return JSON.stringify({phase: player.phase, stats: player.stats, estimate: player.estimate, ahead: player.ahead(),
+        needed: player.neededAhead(), opened: stage.opened, at: video.currentTime, paused: video.paused,
+        ready: video.readyState, network: video.networkState, error: video.error?.message, hidden: document.hidden,
+        problem: document.querySelector("#studio-problem")?.innerText, job}); }"""
+
+
 @dataclass(frozen=True, kw_only=True)
 class App:
     """A running app."""
@@ -90,6 +98,12 @@ class Studio:
         """Press the button."""
         self.page.click("#studio-generate")
 
+    def make(self, portrait: Path, voice: Path, *, pace: int) -> None:
+        """Have the paced engine make a video of so many pictures per second."""
+        self.give(portrait, voice)
+        self.describe(f"pace={pace}")
+        self.generate()
+
     def stop(self) -> None:
         """Press the button beside the video, and wait until it is stopped."""
         self.page.click("#studio-stage .stop")
@@ -101,12 +115,19 @@ class Studio:
         return job
 
     def wait_until(self, condition: str, *, timeout_s: float = 60) -> None:
-        """Wait for a condition in terms of stage, player, video and job."""
-        self.page.wait_for_function(
-            "(() => { const {stage} = window.studio ?? {}; if (!stage) return false;"
-            f"const {{player, video, job}} = stage; return {condition}; }})()",
-            timeout=1000 * timeout_s,
-        )
+        """Wait for a condition in terms of stage, player, video and job. Fails with what they are instead."""
+        from playwright.sync_api import Error
+
+        try:
+            self.page.wait_for_function(
+                "(() => { const {stage} = window.studio ?? {}; if (!stage) return false;"
+                f"const {{player, video, job}} = stage; return {condition}; }})()",
+                timeout=1000 * timeout_s,
+            )
+        except Error as error:
+            raise AssertionError(
+                f"not within {timeout_s} s: {condition}\n{self.page.evaluate(_WHAT_IS)}"
+            ) from error
 
     def wait_for_state(self, state: str, *, timeout_s: float = 120) -> None:
         """Wait for the job on the stage to reach a state."""

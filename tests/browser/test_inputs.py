@@ -157,13 +157,15 @@ def test_an_engine_that_is_not_there(paced: App, new_page: NewPage, portrait: Pa
 
 
 def test_the_size_cards_follow_the_portraits_shape(paced: App, new_page: NewPage, tmp_path: Path) -> None:
+    from playwright.sync_api import expect
+
     upright = tmp_path / "upright.png"
     Image.new("RGB", (300, 500)).save(upright)
     studio = new_page(paced).open()
     cards = studio.page.locator("#studio-size")
-    assert "720×400" in cards.inner_text()
+    expect(cards).to_contain_text("720×400")
     studio.page.set_input_files("#studio-portrait input[type=file]", upright)
-    cards.locator("text=400×720").wait_for()
+    expect(cards).to_contain_text("400×720")
 
 
 def test_the_model_of_the_s2v_engine_is_named_and_checked(

@@ -31,9 +31,7 @@ def test_what_is_chosen_is_asked_for_and_answered(
         route.continue_()
 
     studio.open()
-    studio.give(portrait, long_voice)
-    studio.describe("pace=12")
-    studio.generate()
+    studio.make(portrait, long_voice, pace=12)
     studio.wait_for_state("running")
     knobs = studio.page.locator("#studio-stage .knobs")
     assert not knobs.is_visible(), "the built-in engine has none"

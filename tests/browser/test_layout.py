@@ -20,9 +20,7 @@ def test_no_requests_leave_the_machine(paced: App, new_page: NewPage, portrait: 
     asked: list[str] = []
     studio.page.on("request", lambda request: asked.append(request.url))
     studio.open()
-    studio.give(portrait, voice)
-    studio.describe("pace=200")
-    studio.generate()
+    studio.make(portrait, voice, pace=200)
     studio.wait_for_playback()
     own = (paced.url, "data:", "blob:")
     assert asked
@@ -51,10 +49,12 @@ def test_nothing_jumps_while_the_page_is_built(paced: App, new_page: NewPage) ->
 
 
 def test_without_its_scripts_the_page_appears_all_the_same(paced: App, new_page: NewPage) -> None:
+    from playwright.sync_api import expect
+
     studio = new_page(paced)
     studio.page.route("**/studio/js/main.js", lambda route: route.abort())
     studio.page.goto(studio.url)
-    studio.page.locator("#studio-generate").wait_for(timeout=20_000)
+    expect(studio.page.locator("#studio-generate")).to_be_visible(timeout=60_000)
 
 
 def test_dark_mode_is_dark(paced: App, new_page: NewPage) -> None:
@@ -114,7 +114,9 @@ def test_on_a_phone_what_the_engine_does_leaves_room_for_the_name(paced: App, ne
 
 def test_where_else_a_picture_or_voice_may_come_from_is_written(paced: App, new_page: NewPage) -> None:
     page = new_page(paced).open().page
-    words = page.locator("#studio-fields .source-selection button").evaluate_all(
+    buttons = page.locator("#studio-fields .source-selection button")
+    buttons.nth(4).wait_for()
+    words = buttons.evaluate_all(
         "buttons => buttons.map(button => getComputedStyle(button, '::after').content)"
     )
     assert words == ['"File"', '"Camera"', '"Paste"', '"File"', '"Record"']
@@ -125,9 +127,11 @@ def test_where_else_a_picture_or_voice_may_come_from_is_written(paced: App, new_
     [("en-GB", "Generate video", "My videos"), ("zh-CN", "生成视频", "我的视频")],
 )
 def test_languages(paced: App, new_page: NewPage, locale: str, button: str, title: str) -> None:
+    from playwright.sync_api import expect
+
     studio = new_page(paced, locale=locale).open()
-    assert studio.page.locator("#studio-generate").inner_text() == button
-    assert studio.page.locator("#studio-videos h2").inner_text() == title
+    expect(studio.page.locator("#studio-generate")).to_have_text(button)
+    expect(studio.page.locator("#studio-videos h2")).to_have_text(title)
 
 
 def test_a_machine_without_a_graphics_card_is_told_so(real: App, new_page: NewPage) -> None:

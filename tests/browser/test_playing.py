@@ -114,9 +114,7 @@ def test_reload_in_the_middle_finds_the_job_again(
     paced: App, new_page: NewPage, portrait: Path, long_voice: Path
 ) -> None:
     studio = new_page(paced).open()
-    studio.give(portrait, long_voice)
-    studio.describe("pace=30")
-    studio.generate()
+    studio.make(portrait, long_voice, pace=30)
     studio.wait_for_playback()
     job_id = studio.job()["id"]
     assert f"job={job_id}" in studio.page.url
@@ -132,9 +130,7 @@ def test_stop_keeps_a_part_that_plays(
     paced: App, new_page: NewPage, portrait: Path, long_voice: Path
 ) -> None:
     studio = new_page(paced).open()
-    studio.give(portrait, long_voice)
-    studio.describe("pace=30")
-    studio.generate()
+    studio.make(portrait, long_voice, pace=30)
     studio.wait_for_playback(1.0)
     studio.stop()
     assert 0 < studio.job()["frames_done"] < studio.job()["num_frames"]
@@ -148,9 +144,7 @@ def test_a_stop_that_does_not_get_through_says_so_and_can_be_pressed_again(
     from playwright.sync_api import expect
 
     studio = new_page(paced).open()
-    studio.give(portrait, long_voice)
-    studio.describe("pace=30")
-    studio.generate()
+    studio.make(portrait, long_voice, pace=30)
     studio.wait_for_playback(1.0)
     studio.page.route("**/stop", lambda route: route.abort())
     studio.page.click("#studio-stage .stop")
@@ -164,9 +158,7 @@ def test_a_slow_engine_counts_down_first_and_starts_with_enough_in_hand(
 ) -> None:
     studio = new_page(paced).open()
     studio.page.evaluate(NOTE_STARTS)
-    studio.give(portrait, voice)
-    studio.describe("pace=14")
-    studio.generate()
+    studio.make(portrait, voice, pace=14)
     waiting = studio.page.locator("#studio-stage .waiting p")
     waiting.filter(has_text=re.compile(r"Plays in \d+ s")).wait_for()
     studio.wait_until("video.ended", timeout_s=120)
@@ -190,9 +182,7 @@ def test_the_forecast_of_the_plan_counts_until_the_pace_is_known(
     studio.page.route("**/api/state*", never_measured)
     studio.open()
     studio.page.evaluate(NOTE_STARTS)
-    studio.give(portrait, voice)
-    studio.describe("pace=30")
-    studio.generate()
+    studio.make(portrait, voice, pace=30)
     studio.wait_until("window.starts")
     # Eight seconds at four fifths of real time: a fifth of it and some more must be there first.
     assert studio.page.evaluate("window.starts[0][0]") > 1.8
@@ -249,9 +239,7 @@ def test_without_leave_for_sound_it_plays_muted_and_offers_the_sound(
         };"""
     )
     studio.open()
-    studio.give(portrait, long_voice)
-    studio.describe("pace=60")
-    studio.generate()
+    studio.make(portrait, long_voice, pace=60)
     studio.wait_for_playback()
     assert studio.page.evaluate("window.studio.stage.video.muted")
     studio.page.click("#studio-stage .sound.primary")
@@ -265,9 +253,7 @@ def test_the_sound_of_a_video_that_is_being_made_can_be_turned_off(
     from playwright.sync_api import expect
 
     studio = new_page(paced).open()
-    studio.give(portrait, long_voice)
-    studio.describe("pace=30")
-    studio.generate()
+    studio.make(portrait, long_voice, pace=30)
     studio.wait_for_playback()
     sound = studio.page.locator("#studio-stage .sound")
     expect(sound).to_have_text("Mute")

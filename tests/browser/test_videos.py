@@ -11,11 +11,11 @@ from tests.browser.conftest import NewPage
 def test_videos_survive_a_restart_and_can_be_deleted(
     new_page: NewPage, tmp_path: Path, portrait: Path, voice: Path
 ) -> None:
+    from playwright.sync_api import expect
+
     with paced_app(tmp_path) as app:
         studio = new_page(app).open()
-        studio.give(portrait, voice)
-        studio.describe("pace=400")
-        studio.generate()
+        studio.make(portrait, voice, pace=400)
         studio.wait_for_state("finished")
         job_id = studio.job()["id"]
     page = studio.page
@@ -34,7 +34,7 @@ def test_videos_survive_a_restart_and_can_be_deleted(
         card.locator("button:has-text('Delete')").click()
         card.wait_for(state="detached")
         page.wait_for_selector("#studio-stage[data-view=idle]")
-        assert "Kept for up to 30 days" in page.locator("#studio-videos").inner_text()
+        expect(page.locator("#studio-videos")).to_contain_text("Kept for up to 30 days")
         assert not list((tmp_path / "jobs").iterdir())
 
 
@@ -44,9 +44,7 @@ def test_a_video_that_could_not_be_deleted_stays_and_says_so(
     from playwright.sync_api import expect
 
     studio = new_page(paced).open()
-    studio.give(portrait, voice)
-    studio.describe("pace=400")
-    studio.generate()
+    studio.make(portrait, voice, pace=400)
     studio.wait_for_state("finished")
     job_id = studio.job()["id"]
     card = studio.page.locator(f"#studio-videos [data-job='{job_id}']")
