@@ -20,11 +20,18 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not IS_HOPPER, reason="needs a
 
 def errors(kind: Kind, num_queries: int, num_keys: int, num_heads: int = HEADS) -> tuple[float, float]:
     """Return the relative errors of cuDNN and of the kernel on the same bfloat16 inputs."""
-    inputs = draw_inputs(kind, num_queries=num_queries, num_keys=num_keys, num_heads=num_heads, device="cuda")
-    q, k, v = inputs.rotated(torch.bfloat16)
+    q, k, v = draw(kind, num_queries, num_keys, num_heads)
     exact = exact_attention(q, k, v)
     theirs = cudnn_attention(q[None], k[None], v[None])[0]
     return relative_rms(theirs, exact), relative_rms(operator.attend(q, k, v), exact)
+
+
+def draw(kind: Kind, num_queries: int, num_keys: int, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return queries, keys and values; the keys may be fewer than the queries."""
+    tokens = max(num_keys, num_queries)
+    inputs = draw_inputs(kind, num_queries=num_queries, num_keys=tokens, num_heads=num_heads, device="cuda")
+    q, k, v = inputs.rotated(torch.bfloat16)
+    return q, k[:num_keys], v[:num_keys]
 
 
 def exact_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -64,10 +71,7 @@ def test_error_at_other_sizes(num_queries: int, num_keys: int) -> None:
 def test_splitting_the_last_round_changes_nothing_but_rounding(num_queries: int, num_keys: int) -> None:
     from liveavatar.models.s2v.hopper_attention import launch
 
-    rows = max(num_keys, num_queries)
-    inputs = draw_inputs("peaked", num_queries=num_queries, num_keys=rows, num_heads=10, device="cuda")
-    q, k, v = inputs.rotated(torch.bfloat16)
-    k, v = k[:num_keys], v[:num_keys]
+    q, k, v = draw("peaked", num_queries, num_keys, 10)
     whole, split = (
         launch.attend(q, k, v, launch.Tiling(split_last_round=is_split)) for is_split in (False, True)
     )
