@@ -58,9 +58,9 @@ class StudioOfFullModel(Studio):
 
 @contextlib.contextmanager
 def other_program(num_bytes: int) -> Iterator[None]:
-    """Another process holds so much of the card, its own context included."""
+    """Another process holds so much of the card, its own context included. It is no child of ours."""
     other = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(num_bytes - CONTEXT_BYTES)],
+        ["setsid", "--fork", sys.executable, "-c", HOLD, str(num_bytes - CONTEXT_BYTES)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
