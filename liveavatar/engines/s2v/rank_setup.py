@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -97,25 +98,23 @@ def join(plan: ParallelPlan, device: torch.device, *, deadline_s: float = LINK_D
     """
     rank = int(os.environ["RANK"])
     by_card = device.type == "cuda" and int(os.environ["LOCAL_WORLD_SIZE"]) <= torch.cuda.device_count()
-    needs_cards = by_card and (plan.ranks_per_stage > 1 or plan.weights_sharded)
-    dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if needs_cards else "gloo",
-        timeout=timedelta(seconds=COLLECTIVE_TIMEOUT_S),
-        device_id=device if needs_cards else None,
-    )
+    card = device if by_card and (plan.ranks_per_stage > 1 or plan.weights_sharded) else None
+    # Not bound to the card: from a bound group PyTorch makes others by splitting, which every rank has to join, but for
+    # a group in host memory only those join that are not in it. They would wait for ever.
+    dist.init_process_group("gloo", timeout=timedelta(seconds=COLLECTIVE_TIMEOUT_S))
     if dist.get_world_size() != plan.world_size:
         raise ValueError(f"{dist.get_world_size()} ranks were started for a plan of {plan.world_size}")
-    card_backend = "nccl" if needs_cards else "gloo"
     place = plan.place(rank)
+    denoising = range(plan.num_denoising_ranks)
     connected = Rank(
         plan=plan,
         place=place,
         device=device,
-        links=_connect(plan, rank, device, by_card=needs_cards, deadline_s=deadline_s),
-        tensor_group=_tensor_group(plan, place, card_backend),
-        denoising_group=_group(range(plan.num_denoising_ranks), "gloo"),
-        shard_group=_group(range(plan.num_denoising_ranks), card_backend) if plan.weights_sharded else None,
-        patient_group=_group(range(plan.world_size), "gloo", timeout_s=deadline_s),
+        links=_connect(plan, rank, device, card=card, deadline_s=deadline_s),
+        tensor_group=_tensor_group(plan, place, card),
+        denoising_group=_group(denoising),
+        shard_group=_group(denoising, card=card) if plan.weights_sharded else None,
+        patient_group=_group(range(plan.world_size), timeout_s=deadline_s),
         deadline_s=deadline_s,
     )
     log.info("rank %d of %d on %s: %s", rank, plan.world_size, device, plan.describe())
@@ -157,15 +156,13 @@ class ModelShare:
 
 
 def _connect(
-    plan: ParallelPlan, rank: int, device: torch.device, *, by_card: bool, deadline_s: float
+    plan: ParallelPlan, rank: int, device: torch.device, *, card: torch.device | None, deadline_s: float
 ) -> RankLinks:
     """Make a group for every wire, on every rank in the same order; return the links of this rank."""
     links: list[tuple[Wire, Link]] = []
     for wire in wires(plan):
-        tokens_by_card = by_card and wire.kind == "tokens"
-        group = _group(
-            sorted((wire.sender, wire.receiver)), "cpu:gloo,cuda:nccl" if tokens_by_card else "gloo"
-        )
+        tokens_by_card = card is not None and wire.kind == "tokens"
+        group = _group(sorted((wire.sender, wire.receiver)), card=card if tokens_by_card else None)
         if rank in (wire.sender, wire.receiver):
             link = Link(
                 wire.receiver if rank == wire.sender else wire.sender,
@@ -179,22 +176,29 @@ def _connect(
     return RankLinks(links=tuple(links), rank=rank)
 
 
-def _tensor_group(plan: ParallelPlan, place: RankPlace, backend: str) -> TensorGroup | None:
+def _tensor_group(plan: ParallelPlan, place: RankPlace, card: torch.device | None) -> TensorGroup | None:
     if plan.tensor == 1:
         return None
     mine: TensorGroup | None = None
     for first in range(0, plan.num_denoising_ranks, plan.tensor):
         ranks = range(first, first + plan.tensor)
-        group = _group(ranks, backend)
+        group = _group(ranks, card=card)
         if place.rank in ranks:
             mine = TensorGroup(rank=place.lane, num_ranks=plan.tensor, group=group)
     return mine
 
 
 def _group(
-    ranks: range | list[int], backend: str, *, timeout_s: float = COLLECTIVE_TIMEOUT_S
+    ranks: Sequence[int], *, card: torch.device | None = None, timeout_s: float = COLLECTIVE_TIMEOUT_S
 ) -> dist.ProcessGroup:
+    """Make a group for tensors in host memory and, where a card is given, for those on it. All ranks make all groups.
+
+    Cards are connected now, not in mid-video: what that takes is in the measured memory, and a failure shows.
+    """
     group: dist.ProcessGroup = dist.new_group(
-        list(ranks), timeout=timedelta(seconds=timeout_s), backend=backend
+        list(ranks),
+        timeout=timedelta(seconds=timeout_s),
+        backend="cpu:gloo,cuda:nccl" if card is not None else "gloo",
+        device_id=card,
     )
     return group
