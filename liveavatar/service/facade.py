@@ -122,7 +122,7 @@ class Studio:
             size_asked=request.size,
             audio_seconds=intake.request.audio_seconds,
             num_frames=math.ceil(round(intake.request.audio_seconds * FPS, 3)),
-            notes=(*intake.notes, *plan.decisions),
+            notes=intake.notes,
             request_json=wire.to_json(intake.request),
         )
         self._runner.wake()

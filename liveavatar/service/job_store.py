@@ -100,7 +100,7 @@ class JobStore:
         return [
             _job(row)
             for row in self._query(
-                "SELECT * FROM jobs WHERE ?1 IS NULL OR owner=?1 ORDER BY sequence DESC", owner
+                "SELECT * FROM jobs WHERE ? IS NULL OR owner=? ORDER BY sequence DESC", owner, owner
             )
         ]
 

@@ -245,8 +245,6 @@ class JobRunner(threading.Thread):
         plan = self._make_plan(job, request)
         self._store.set_plan(job.id, size_made=plan.size, num_frames=job.num_frames)
         for decision in plan.decisions:
-            if decision in job.notes:
-                continue  # known since the request was taken
             self._store.add_note(job.id, decision)
         self._store.advance(job.id, expected=JobState.PLANNING, new=JobState.LOADING)
 

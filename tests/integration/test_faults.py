@@ -20,7 +20,8 @@ import pytest
 from liveavatar.config import AppConfig
 from liveavatar.core.errors import InputRejected, LiveAvatarError
 from liveavatar.core.job import JobState
-from liveavatar.core.request import GenerationRequest
+from liveavatar.core.plan import ExecutionPlan
+from liveavatar.core.request import GenerationRequest, ValidatedRequest
 from liveavatar.service.facade import Studio
 from tests.conftest import FAST_DEADLINES, REPOSITORY, wait_for_end, wait_until
 
@@ -50,6 +51,28 @@ def test_finished_job_has_whole_video(studio: Studio, make_request: MakeRequest)
     assert count_frames(video) == 100
     data = video.read_bytes()
     assert data.index(b"moov") < data.index(b"mdat"), "the index must come first"
+
+
+class StudioThatChangesItsMind(Studio):
+    """Decides otherwise every time it plans, as it may when cards or free memory come and go."""
+
+    num_plans = 0
+
+    def _plan_for(self, engine: str, size: str, request: ValidatedRequest) -> ExecutionPlan:
+        self.num_plans += 1
+        plan = super()._plan_for(engine, size, request)
+        return dataclasses.replace(plan, decisions=(f"Plan {self.num_plans} was made.",))
+
+
+def test_a_job_tells_of_the_plan_that_made_it_only(fake_config: AppConfig, make_request: MakeRequest) -> None:
+    studio = StudioThatChangesItsMind(fake_config)
+    studio.start()
+    try:
+        job = wait_for_end(studio, studio.submit(make_request()).id)
+        assert job.notes == (f"Plan {studio.num_plans} was made.",)
+        assert studio.num_plans > 1
+    finally:
+        studio.close()
 
 
 def test_jobs_run_in_order_and_queued_ones_can_be_cancelled(
@@ -259,7 +282,8 @@ APP = """
 import json, sys
 from pathlib import Path
 from liveavatar.config import AppConfig
-from liveavatar.core.request import GenerationRequest
+from liveavatar.core.plan import ExecutionPlan
+from liveavatar.core.request import GenerationRequest, ValidatedRequest
 from liveavatar.service.facade import Studio
 studio = Studio(AppConfig(data_dir=Path(sys.argv[1]), worker_module="tests.fakes.worker"))
 studio.start()
