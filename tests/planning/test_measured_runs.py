@@ -18,10 +18,8 @@ FIELDS = {field.name for field in dataclasses.fields(RankRole)}
 
 
 def runs_of(path: Path) -> list[dict[str, Any]]:
-    runs = json.loads(path.read_text(encoding="utf-8"))["runs"]
-    # One run had four tiles, which there are no more.
-    tiles = [run.get("vae_tiles", 1) for run in runs]
-    return [run | {"tiled_vae": count == 2} for run, count in zip(runs, tiles, strict=True) if count <= 2]
+    runs: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["runs"]
+    return runs
 
 
 def test_there_are_enough_of_them() -> None:
