@@ -7,6 +7,7 @@ and leaves them behind when it is killed itself; docs/multi-gpu.md has the whole
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
 import signal
@@ -22,9 +23,11 @@ from liveavatar.core.errors import Diagnosis
 from liveavatar.core.launch import Launch
 from liveavatar.core.wire_address import STACKS_SUFFIX
 
+log = logging.getLogger(__name__)
+
 _IMPORT_ROOT = str(Path(__file__).parents[2])  # the app may have been started from any folder
 _FLIGHT_RECORDER = "flight_recorder_rank_"  # what NCCL was asked for and did; torch appends the rank
-_REAP_S = 5.0
+_REAP_S = 30.0
 _STACKS_S, _RECORDS_S = 0.4, 1.3
 _POLL_S = 0.02
 
@@ -100,12 +103,19 @@ class RankProcesses:
                 shutil.copy(path, folder)
 
     def end(self) -> None:
-        """Kill what is left of every rank and of what it started."""
+        """Kill what is left of every rank and of what it started, and wait until it has given its memory back.
+
+        That takes the kernel many seconds where it was tens of gigabytes, and for ever where a driver hangs: then the
+        process is left behind.
+        """
         for process in self._processes.values():
             with contextlib.suppress(ProcessLookupError):  # the whole group has left already
                 os.killpg(process.pid, signal.SIGKILL)
-        for process in self._processes.values():
-            process.wait(_REAP_S)
+        if not self.wait(_REAP_S):
+            still_there = sorted(set(self._processes) - set(self.exit_codes()))
+            log.warning(
+                "killed ranks %s are still there after %.0f s, with their memory", still_there, _REAP_S
+            )
 
 
 def _environment(launch: Launch, rank: int, run_dir: Path) -> dict[str, str]:

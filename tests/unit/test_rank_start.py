@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
@@ -256,3 +258,18 @@ def test_a_driver_that_does_not_tell_binds_nothing(monkeypatch: pytest.MonkeyPat
     before = os.sched_getaffinity(0)
     near_card.stay_near_card({"CUDA_VISIBLE_DEVICES": "GPU-a"})
     assert os.sched_getaffinity(0) == before
+
+
+def test_a_killed_rank_that_takes_long_to_die_is_left_behind(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The kernel frees pinned memory for seconds; stopped for less than none, every process takes too long."""
+    monkeypatch.setattr(rank_processes, "_REAP_S", -1.0)
+    monkeypatch.setattr(subprocess.Popen, "poll", lambda process: None)
+    launch = Launch(first_rank=2, num_ranks=1, world_size=3, store_host="127.0.0.1", store_port=1, wire=WIRE)
+    started = rank_processes.RankProcesses("tests.fakes.worker", launch, tmp_path, tmp_path / "log")
+    started.end()
+    assert "killed ranks [2] are still there" in caplog.text
+    monkeypatch.undo()
+    assert started.wait(30.0), "it was killed all the same"
+    assert started.exit_codes() == {2: -signal.SIGKILL}
