@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from liveavatar.core.parallel import ParallelPlan
-from liveavatar.engines.s2v.rank_setup import join
+from liveavatar.engines.s2v.rank_setup import LINK_DEADLINE_S, join
 
 PLANS = [
     ParallelPlan(step_split=(2, 2), tensor=2),
@@ -48,3 +49,11 @@ def test_no_rank_waits_for_one_that_makes_no_such_group(
         assert {group["device_id"] for group in on_cards} == {torch.device("cuda", rank)}
     orders = [[(group["ranks"], group["backend"]) for group in groups] for _, *groups in by_rank]
     assert all(order == orders[0] for order in orders), "all ranks make all groups, in the same order"
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=ParallelPlan.describe)
+def test_cards_wait_for_a_rank_that_compiles(plan: ParallelPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits on a card for longer than its group's time ends the process, whatever deadline the waiting has."""
+    for rank in range(plan.world_size):
+        times = {group["timeout"] for group in groups_of(rank, plan, monkeypatch)}
+        assert times == {timedelta(seconds=LINK_DEADLINE_S)}

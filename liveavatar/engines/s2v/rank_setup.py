@@ -24,9 +24,9 @@ from liveavatar.pipeline.wiring import Wire, blocks_ahead, wires
 
 log = logging.getLogger(__name__)
 
-COLLECTIVE_TIMEOUT_S = 120.0  # a collective takes milliseconds; the supervisor has its own, longer deadlines
-# For a block from the rank before, whose first one is compiled, or which waits for its own predecessor to do so. The
-# supervisor's deadlines, which know the plan, are shorter; this one only ends ranks that it lost sight of.
+# For whatever comes from another rank, which may be loading, or compiling for its first block. On cards too: there a
+# transfer that is under way for longer has PyTorch end the process. The supervisor's deadlines, which know the plan, are
+# shorter; this one only ends ranks that it lost sight of.
 LINK_DEADLINE_S = 3600.0
 
 
@@ -41,7 +41,6 @@ class Rank:
     tensor_group: TensorGroup | None
     denoising_group: dist.ProcessGroup | None  # of all ranks with a part of the transformer, in host memory
     shard_group: dist.ProcessGroup | None
-    patient_group: dist.ProcessGroup | None  # of all ranks, for what may take as long as loading an encoder
     deadline_s: float
 
     def refresh(self, like: Tensor) -> RankRefresh:
@@ -57,20 +56,20 @@ class Rank:
     def share(self, tensor: Tensor | None, sender: int) -> Tensor:
         """Return on every rank the sender's tensor; the others give None."""
         description = torch.tensor(describe(tensor))
-        dist.broadcast(description, sender, group=self.patient_group)
+        dist.broadcast(description, sender)
         on_host = (
             allocate(description.tolist(), torch.device("cpu"))
             if tensor is None
             else tensor.detach().cpu().contiguous()
         )
         assert on_host is not None, "the sender has a tensor"
-        dist.broadcast(on_host, sender, group=self.patient_group)
+        dist.broadcast(on_host, sender)
         return on_host.to(self.device)
 
     def gather(self, number: int) -> list[int]:
         """Return on every rank what each rank gave, by rank."""
         gathered = [torch.zeros(1, dtype=torch.int64) for _ in range(self.plan.world_size)]
-        dist.all_gather(gathered, torch.tensor([number]), group=self.patient_group)
+        dist.all_gather(gathered, torch.tensor([number]))
         return [int(each) for each in gathered]
 
     def leave(self) -> None:
@@ -94,14 +93,14 @@ def join(plan: ParallelPlan, device: torch.device, *, deadline_s: float = LINK_D
     """Meet the other ranks under the address in the environment, and make all connections of the plan.
 
     Cards talk through NCCL where each rank has one of its own, and only where the plan needs it. `deadline_s` is for
-    a block from another rank.
+    whatever comes from another rank.
     """
     rank = int(os.environ["RANK"])
     by_card = device.type == "cuda" and int(os.environ["LOCAL_WORLD_SIZE"]) <= torch.cuda.device_count()
     card = device if by_card and (plan.ranks_per_stage > 1 or plan.weights_sharded) else None
     # Not bound to the card: from a bound group PyTorch makes others by splitting, which every rank has to join, but for
     # a group in host memory only those join that are not in it. They would wait for ever.
-    dist.init_process_group("gloo", timeout=timedelta(seconds=COLLECTIVE_TIMEOUT_S))
+    dist.init_process_group("gloo", timeout=timedelta(seconds=deadline_s))
     if dist.get_world_size() != plan.world_size:
         raise ValueError(f"{dist.get_world_size()} ranks were started for a plan of {plan.world_size}")
     place = plan.place(rank)
@@ -111,10 +110,9 @@ def join(plan: ParallelPlan, device: torch.device, *, deadline_s: float = LINK_D
         place=place,
         device=device,
         links=_connect(plan, rank, device, card=card, deadline_s=deadline_s),
-        tensor_group=_tensor_group(plan, place, card),
-        denoising_group=_group(denoising),
-        shard_group=_group(denoising, card=card) if plan.weights_sharded else None,
-        patient_group=_group(range(plan.world_size), timeout_s=deadline_s),
+        tensor_group=_tensor_group(plan, place, card=card, deadline_s=deadline_s),
+        denoising_group=_group(denoising, deadline_s=deadline_s),
+        shard_group=_group(denoising, card=card, deadline_s=deadline_s) if plan.weights_sharded else None,
         deadline_s=deadline_s,
     )
     log.info("rank %d of %d on %s: %s", rank, plan.world_size, device, plan.describe())
@@ -162,7 +160,8 @@ def _connect(
     links: list[tuple[Wire, Link]] = []
     for wire in wires(plan):
         tokens_by_card = card is not None and wire.kind == "tokens"
-        group = _group(sorted((wire.sender, wire.receiver)), card=card if tokens_by_card else None)
+        ends = sorted((wire.sender, wire.receiver))
+        group = _group(ends, card=card if tokens_by_card else None, deadline_s=deadline_s)
         if rank in (wire.sender, wire.receiver):
             link = Link(
                 wire.receiver if rank == wire.sender else wire.sender,
@@ -176,28 +175,28 @@ def _connect(
     return RankLinks(links=tuple(links), rank=rank)
 
 
-def _tensor_group(plan: ParallelPlan, place: RankPlace, card: torch.device | None) -> TensorGroup | None:
+def _tensor_group(
+    plan: ParallelPlan, place: RankPlace, *, card: torch.device | None, deadline_s: float
+) -> TensorGroup | None:
     if plan.tensor == 1:
         return None
     mine: TensorGroup | None = None
     for first in range(0, plan.num_denoising_ranks, plan.tensor):
         ranks = range(first, first + plan.tensor)
-        group = _group(ranks, card=card)
+        group = _group(ranks, card=card, deadline_s=deadline_s)
         if place.rank in ranks:
             mine = TensorGroup(rank=place.lane, num_ranks=plan.tensor, group=group)
     return mine
 
 
-def _group(
-    ranks: Sequence[int], *, card: torch.device | None = None, timeout_s: float = COLLECTIVE_TIMEOUT_S
-) -> dist.ProcessGroup:
+def _group(ranks: Sequence[int], *, card: torch.device | None = None, deadline_s: float) -> dist.ProcessGroup:
     """Make a group for tensors in host memory and, where a card is given, for those on it. All ranks make all groups.
 
     Cards are connected now, not in mid-video: what that takes is in the measured memory, and a failure shows.
     """
     group: dist.ProcessGroup = dist.new_group(
         list(ranks),
-        timeout=timedelta(seconds=timeout_s),
+        timeout=timedelta(seconds=deadline_s),
         backend="cpu:gloo,cuda:nccl" if card is not None else "gloo",
         device_id=card,
     )
