@@ -26,7 +26,9 @@ from liveavatar.core.wire_address import STACKS_SUFFIX
 log = logging.getLogger(__name__)
 
 _IMPORT_ROOT = str(Path(__file__).parents[2])  # the app may have been started from any folder
-_FLIGHT_RECORDER = "flight_recorder_rank_"  # what NCCL was asked for and did; torch appends the rank
+# What NCCL was asked for and did. Torch appends the process's rank within its first group of cards. Processes of other
+# groups have the same one, so each process has a name of its own: flight_recorder_rank_2_0.
+_FLIGHT_RECORDER = "flight_recorder_rank_"
 _REAP_S = 30.0
 _STACKS_S, _RECORDS_S = 0.4, 1.3
 _POLL_S = 0.02
@@ -80,16 +82,14 @@ class RankProcesses:
         records = []
         for rank, process in self._processes.items():
             process.send_signal(signal.SIGUSR1)  # the worker has faulthandler listen to it
-            record = self._run_dir / f"{_FLIGHT_RECORDER}{rank}"
-            pipe = (
-                os.fspath(record) + ".pipe"
-            )  # torch makes it when it uses NCCL, and looks into it once a second
-            with (
-                contextlib.suppress(OSError),
-                os.fdopen(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK), "wb") as fifo,
-            ):
-                fifo.write(b"1")
-                records.append(record)
+            # Torch makes the pipe when it uses NCCL, and looks into it once a second.
+            for pipe in self._run_dir.glob(f"{_FLIGHT_RECORDER}{rank}_*.pipe"):
+                with (
+                    contextlib.suppress(OSError),
+                    os.fdopen(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK), "wb") as fifo,
+                ):
+                    fifo.write(b"1")
+                    records.append(pipe.with_suffix(""))
         started = time.monotonic()
         while time.monotonic() - started < _STACKS_S or (
             time.monotonic() - started < _RECORDS_S and not all(record.exists() for record in records)
@@ -97,10 +97,10 @@ class RankProcesses:
             time.sleep(_POLL_S)
         folder.mkdir(parents=True, exist_ok=True)
         for path in self._run_dir.iterdir():
-            if path.is_file() and (
-                path.name.endswith(STACKS_SUFFIX) or path.name.startswith(_FLIGHT_RECORDER)
-            ):
+            if path.is_file() and path.name.endswith(STACKS_SUFFIX):
                 shutil.copy(path, folder)
+            elif path.is_file() and path.name.startswith(_FLIGHT_RECORDER):
+                shutil.copy(path, folder / path.name.rpartition("_")[0])  # as torch's tools expect it
 
     def end(self) -> None:
         """Kill what is left of every rank and of what it started, and wait until it has given its memory back.
@@ -137,8 +137,8 @@ def _environment(launch: Launch, rank: int, run_dir: Path) -> dict[str, str]:
         variables |= {
             "MASTER_ADDR": launch.store_host,
             "MASTER_PORT": str(launch.store_port),
-            "TORCH_FR_DUMP_TEMP_FILE": str(run_dir / _FLIGHT_RECORDER),
-            "TORCH_NCCL_DEBUG_INFO_PIPE_FILE": str(run_dir / _FLIGHT_RECORDER),
+            "TORCH_FR_DUMP_TEMP_FILE": str(run_dir / f"{_FLIGHT_RECORDER}{rank}_"),
+            "TORCH_NCCL_DEBUG_INFO_PIPE_FILE": str(run_dir / f"{_FLIGHT_RECORDER}{rank}_"),
         }
     defaults = _defaults(launch)
     return variables | {name: value for name, value in defaults.items() if name not in os.environ}

@@ -208,13 +208,17 @@ def _raise_out_of_memory() -> None:
 
 
 def _hang_in_nccl() -> None:
-    """Hang where torch's monitor of NCCL would still write its record when its pipe is written to."""
-    stem, rank = os.environ["TORCH_NCCL_DEBUG_INFO_PIPE_FILE"], os.environ["RANK"]
-    os.mkfifo(f"{stem}{rank}.pipe")
-    pipe = os.open(f"{stem}{rank}.pipe", os.O_RDONLY | os.O_NONBLOCK)
+    """Hang where torch's monitor of NCCL would still write its record when its pipe is written to.
+
+    Torch names both after the process's rank in its first group of cards; ranks 0 and 1 may have groups of their own.
+    """
+    stem, rank_in_group = os.environ["TORCH_NCCL_DEBUG_INFO_PIPE_FILE"], "0"
+    os.mkfifo(f"{stem}{rank_in_group}.pipe")
+    pipe = os.open(f"{stem}{rank_in_group}.pipe", os.O_RDONLY | os.O_NONBLOCK)
     while not select.select([pipe], [], [], 0.1)[0] or not os.read(pipe, 1):
         pass
-    Path(os.environ["TORCH_FR_DUMP_TEMP_FILE"] + rank).write_bytes(b"SEND 7, RECV 6")
+    record = f"SEND 7, RECV 6 of rank {os.environ['RANK']}"
+    Path(os.environ["TORCH_FR_DUMP_TEMP_FILE"] + rank_in_group).write_text(record)
     signal.pause()
 
 

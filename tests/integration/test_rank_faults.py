@@ -196,14 +196,16 @@ def test_frozen_rank_is_named(tmp_path: Path) -> None:
 def test_hung_rank_leaves_the_stacks_of_all(tmp_path: Path) -> None:
     supervisor = EngineSupervisor(MODULE, tmp_path, dataclasses.replace(DEADLINES, chunk_s=3))
     try:
-        diagnosis = failure(make(supervisor, "hang-in-nccl@1:4")).diagnosis
+        diagnosis = failure(make(supervisor, "hang-in-nccl@1:4 hang-in-nccl@0:5")).diagnosis
         assert diagnosis.code == "engine_hung"
         folder = Path(str(diagnosis.facts["record"]))
         assert folder.parent == tmp_path / "failures"
         stacks = [(folder / f"rank-{rank}.stacks.txt").read_text() for rank in RANKS]
         assert "_misbehave" in stacks[1]
         assert all("generate" in text for text in stacks)
-        assert (folder / "flight_recorder_rank_1").read_bytes() == b"SEND 7, RECV 6"
+        for rank in (0, 1):
+            record = (folder / f"flight_recorder_rank_{rank}").read_text()
+            assert record == f"SEND 7, RECV 6 of rank {rank}"
         assert rank_processes() == []
         assert isinstance(make(supervisor)[-1], Finished)
     finally:

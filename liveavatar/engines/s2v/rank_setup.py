@@ -24,8 +24,8 @@ from liveavatar.pipeline.wiring import Wire, blocks_ahead, wires
 
 log = logging.getLogger(__name__)
 
-# For whatever comes from another rank, which may be loading, or compiling for its first block. On cards too: there a
-# transfer that is under way for longer has PyTorch end the process. The supervisor's deadlines, which know the plan, are
+# For whatever comes from another rank, which may be loading, or compiling for its first block. Between cards too: what
+# is under way there for longer has PyTorch end the process. The supervisor's deadlines, which know the plan, are
 # shorter; this one only ends ranks that it lost sight of.
 LINK_DEADLINE_S = 3600.0
 
