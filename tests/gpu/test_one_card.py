@@ -1,6 +1,6 @@
 """The 14B model with random weights on one real graphics card, through the app: the gauge, and memory that runs short.
 
-Uncompiled: what is shown does not depend on it. Needs a card of 40 GB or more, and about three minutes.
+Uncompiled: what is shown does not depend on it. Needs a card of 40 GB or more, and about five minutes.
 """
 
 from __future__ import annotations
