@@ -20,8 +20,6 @@ import dataclasses
 import json
 import logging
 import math
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,6 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.foreign_program import foreign_program
 from liveavatar.core.errors import EngineFailed
 from liveavatar.core.parallel import Offload, ParallelPlan
 from liveavatar.core.plan import ExecutionPlan, ModelFiles, PlanChange
@@ -48,13 +47,8 @@ NUM_BLOCKS = 3 * CLIP_BLOCKS
 DISTURBED_AFTER = CLIP_BLOCKS + 1  # blocks
 CAP_SHARE = 0.85  # of what the undisturbed video held at its peak
 LEFT_BYTES, LEFT_TO_NEXT_BYTES = 1 << 30, 16 << 30  # what the other process leaves free
-OTHER_CONTEXT_BYTES = 600_000_000  # what it needs itself
 TINY_LEFT_BYTES = 26e6
 TINY_SIZES = (128 * 64, 64 * 64)
-GRAB = (
-    "import sys, torch; held = torch.empty(int(sys.argv[1]), dtype=torch.uint8, device='cuda');"
-    "torch.cuda.synchronize(); print('held', flush=True); sys.stdin.read()"
-)
 
 Disturb = Callable[[contextlib.ExitStack], None]
 
@@ -99,15 +93,7 @@ class Card:
         """Have another process hold all that is free but `left_bytes` until the stack ends."""
         give_back()
         free, _ = torch.cuda.mem_get_info()
-        other = subprocess.Popen(
-            [sys.executable, "-c", GRAB, str(max(0, free - left_bytes - OTHER_CONTEXT_BYTES))],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-        stack.callback(other.communicate)
-        assert other.stdout is not None
-        if other.stdout.readline() != b"held\n":
-            raise RuntimeError("the other process could not take the memory")
+        stack.enter_context(foreign_program(free - left_bytes))
 
 
 class Processor:

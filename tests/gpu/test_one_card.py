@@ -5,17 +5,15 @@ Uncompiled: what is shown does not depend on it. Needs a card of 40 GB or more, 
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from benchmarks.foreign_program import foreign_program
 from liveavatar.config import AppConfig
 from liveavatar.core.job import Job, JobState
 from liveavatar.core.memory import GIB
@@ -32,11 +30,6 @@ ASKED, PICTURE, SHAPE = "720*400", (1440, 800), (704, 384)
 SECONDS, NUM_PICTURES = 6.7, 168  # 14 blocks: three clips and two blocks
 ONE_CLIP = 60  # pictures: the window is full, and its memory was asked for
 READY_S, MADE_S = 300.0, 300.0
-CONTEXT_BYTES = 600_000_000  # what a process needs on a card before it holds anything
-HOLD = (
-    "import sys, torch; held = torch.empty(int(sys.argv[1]), dtype=torch.uint8, device='cuda');"
-    "torch.cuda.synchronize(); print('held', flush=True); sys.stdin.read()"
-)
 
 log = logging.getLogger(__name__)
 
@@ -54,22 +47,6 @@ class StudioOfFullModel(Studio):
 
     def _find_s2v(self) -> S2vSetup:
         return dataclasses.replace(super()._find_s2v(), num_parameters=TRANSFORMER_PARAMETERS)
-
-
-@contextlib.contextmanager
-def other_program(num_bytes: int) -> Iterator[None]:
-    """Another process holds so much of the card, its own context included. It is no child of ours."""
-    other = subprocess.Popen(
-        ["setsid", "--fork", sys.executable, "-c", HOLD, str(num_bytes - CONTEXT_BYTES)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    try:
-        assert other.stdout is not None
-        assert other.stdout.readline() == b"held\n"
-        yield
-    finally:
-        other.communicate()
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +136,7 @@ def test_the_gauge_shows_whose_memory_it_is(studio: Studio, submit: Callable[...
 
     others_before = gauge_of(studio).other_bytes
     assert others_before is not None
-    with other_program(3 * GIB):
+    with foreign_program(3 * GIB):
         wait_until(lambda: (gauge_of(studio).other_bytes or 0) >= others_before + 2.5 * GIB)
     wait_until(lambda: (gauge_of(studio).other_bytes or 0) < others_before + GIB)
     assert not check_whole(studio, job, folder).changes
@@ -198,7 +175,7 @@ def test_another_program_has_filled_the_card(
 ) -> None:
     wait_until(lambda: not studio.num_live_jobs())
     gpu = gauge_of(studio).gpu
-    with other_program(gpu.free_bytes - 2 * GIB):
+    with foreign_program(gpu.free_bytes - 2 * GIB):
         job = submit()
         whole = check_whole(studio, job, folder)
     assert any("GB" in note for note in whole.notes), "the receipt says why"
