@@ -99,16 +99,17 @@ def _rows(num_rows: int, rank: int, num_ranks: int) -> TensorSlice:
     return TensorSlice(dim=0, start=min(rank * each, num_rows), stop=min((rank + 1) * each, num_rows))
 
 
-def _as_share(rows: Tensor, whole: nn.Parameter, *, to_host: bool) -> DTensor:
+def _as_share(rows: Tensor, whole: nn.Parameter, *, to_host: bool) -> Tensor:
     assert isinstance(whole, DTensor), "sharded above"
-    return DTensor.from_local(
-        rows.cpu() if to_host else rows,
+    share = DTensor.from_local(
+        rows,
         whole.device_mesh,
         whole.placements,
         run_check=False,
         shape=whole.shape,
         stride=whole.stride(),
     )
+    return share.cpu() if to_host else share  # afterwards: `from_local` would bring it back to the card
 
 
 def _set(block: nn.Module, name: str, tensor: Tensor) -> None:
