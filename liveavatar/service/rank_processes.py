@@ -30,7 +30,7 @@ _IMPORT_ROOT = str(Path(__file__).parents[2])  # the app may have been started f
 # groups have the same one, so each process has a name of its own: flight_recorder_rank_2_0.
 _FLIGHT_RECORDER = "flight_recorder_rank_"
 _REAP_S = 30.0
-_STACKS_S, _RECORDS_S = 0.4, 1.3
+_STACKS_S, _RECORDS_S = 0.4, 3.0
 _POLL_S = 0.02
 
 

@@ -5,12 +5,13 @@ Where tests/golden is missing, LIVEAVATAR_TINY_CHECKPOINT names the folder that 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
+import pickle
 import signal
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import av
@@ -18,11 +19,11 @@ import numpy as np
 import pytest
 import torch
 
-from liveavatar.config import AppConfig
+from liveavatar.config import AppConfig, Deadlines
 from liveavatar.core.job import Job, JobState
 from liveavatar.core.parallel import ParallelPlan
 from liveavatar.core.plan import ExecutionPlan
-from liveavatar.core.request import AUTO, GenerationRequest, ValidatedRequest
+from liveavatar.core.request import AUTO, ValidatedRequest
 from liveavatar.planning.planner import plan_request
 from liveavatar.service.facade import Studio
 from tests.conftest import wait_for_end, wait_until
@@ -31,7 +32,8 @@ from tests.gpu.inputs import request_of, tiny_checkpoint
 SECONDS, NUM_PICTURES = 2.2, 55  # five blocks: the cache rolls, the sink is refreshed
 SIDE = 64
 LOADED_S, MADE_S = 200.0, 60.0
-AT_A_TIME = 3  # apps that start side by side
+# The app notices a hang before the test gives up, and has every rank write down where it is.
+DEADLINES = Deadlines(load_model_s=90, first_chunk_model_s=40, next_rank_s=5, chunk_s=20, heartbeat_s=20)
 IDLE_S = 1.5
 
 ONE = ParallelPlan(step_split=(4,))
@@ -42,6 +44,7 @@ LAYOUTS = [
     ParallelPlan(step_split=(4,), layer_parts=2),
     ParallelPlan(step_split=(2, 2), weights_sharded=True),
     ParallelPlan(step_split=(1, 1, 1, 1)),
+    ParallelPlan(step_split=(4,), layer_parts=3, decoder_has_own_rank=True),  # planned for four cards
     ParallelPlan(step_split=(2, 2), tensor=2),
     ParallelPlan(step_split=(4,), tensor=2, layer_parts=2),
     ParallelPlan(step_split=(1, 1, 1, 1), weights_sharded=True),
@@ -92,85 +95,123 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("several_cards")
 
 
+@contextlib.contextmanager
+def running(parallel: ParallelPlan, checkpoint: Path, data_dir: Path) -> Iterator[StudioOfCards]:
+    """Run an app for the layout."""
+    config = AppConfig(data_dir=data_dir, ckpt_dir=checkpoint, deadlines=DEADLINES)
+    studio = StudioOfCards(config, parallel)
+    studio.start()
+    try:
+        with explained(data_dir):
+            yield studio
+    finally:
+        studio.close()
+
+
+@contextlib.contextmanager
+def explained(data_dir: Path) -> Iterator[None]:
+    """Add to an assertion that fails the end of the engine's log and, where it hung, of each rank's stacks."""
+    try:
+        yield
+    except AssertionError as error:
+        stacks = sorted(data_dir.glob("failures/*/*.stacks.txt"))
+        left = [
+            (data_dir / "engine.log", 2500),
+            *((path, 2000) for path in stacks),
+        ]  # the main thread comes last
+        texts = [f"--- {path.relative_to(data_dir)}\n{path.read_text()[-length:]}" for path, length in left]
+        raise AssertionError("\n".join([str(error), *texts])) from error
+
+
 def pictures_of(studio: Studio, job: Job) -> np.ndarray:
     """Return the finished video, [pictures, rows, columns, 3]."""
-    log = studio.config.data_dir / "engine.log"
-    assert job.state is JobState.FINISHED, f"{job.diagnosis}\n{log.read_text()[-6000:]}"
+    assert job.state is JobState.FINISHED, str(job.diagnosis)
     path = studio.video_path(job.id)
     assert path is not None
     with av.open(str(path)) as container:
         return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
 
 
-def make_video(
-    parallel: ParallelPlan, checkpoint: Path, folder: Path, request: GenerationRequest
-) -> np.ndarray:
-    """Start an app for the layout, make the video, end the app."""
-    config = AppConfig(data_dir=folder / parallel.describe(), ckpt_dir=checkpoint)
-    studio = StudioOfCards(config, parallel)
-    studio.start()
-    try:
-        return pictures_of(studio, wait_for_end(studio, studio.submit(request).id, timeout_s=LOADED_S))
-    finally:
-        studio.close()
+class Videos:
+    """The video of each layout, made once, when it is asked for: one app at a time, so that a hang is its own."""
+
+    def __init__(self, checkpoint: Path, folder: Path) -> None:
+        self._checkpoint, self._folder = checkpoint, folder
+        self._made: dict[ParallelPlan, np.ndarray | AssertionError] = {}
+
+    def of(self, parallel: ParallelPlan) -> np.ndarray:
+        if parallel not in self._made:
+            try:
+                self._made[parallel] = self._make(parallel)
+            except AssertionError as error:
+                self._made[parallel] = error
+        made = self._made[parallel]
+        if isinstance(made, AssertionError):
+            raise made
+        return made
+
+    def _make(self, parallel: ParallelPlan) -> np.ndarray:
+        with running(parallel, self._checkpoint, self._folder / parallel.describe()) as studio:
+            request = request_of(SECONDS, self._folder, SIDE, SIDE, AUTO)
+            return pictures_of(studio, wait_for_end(studio, studio.submit(request).id, timeout_s=LOADED_S))
 
 
 @pytest.fixture(scope="module")
-def made(checkpoint: Path, folder: Path) -> Iterator[dict[ParallelPlan, Future[np.ndarray]]]:
-    """The video of every layout that there are cards for. Apps start side by side: that takes most of the time."""
-    request = request_of(SECONDS, folder, SIDE, SIDE, AUTO)
-    with ThreadPoolExecutor(AT_A_TIME) as threads:
-        yield {
-            layout: threads.submit(make_video, layout, checkpoint, folder, request)
-            for layout in [ONE, *LAYOUTS]
-            if layout.world_size <= NUM_CARDS
-        }
+def videos(checkpoint: Path, folder: Path) -> Videos:
+    return Videos(checkpoint, folder)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=ParallelPlan.describe)
-def test_cards_make_the_video_of_one(
-    made: dict[ParallelPlan, Future[np.ndarray]], layout: ParallelPlan
-) -> None:
-    if layout not in made:
+def test_cards_make_the_video_of_one(videos: Videos, layout: ParallelPlan) -> None:
+    if layout.world_size > NUM_CARDS:
         pytest.skip(f"needs {layout.world_size} graphics cards")
-    alone, together = made[ONE].result().astype(int), made[layout].result().astype(int)
+    alone, together = videos.of(ONE).astype(int), videos.of(layout).astype(int)
     assert len(together) == len(alone) == NUM_PICTURES
     assert alone.std() > 10, "a video of one colour would hide every difference"
     difference = abs(together - alone).mean()
     assert difference <= (ROUNDING if layout.tensor > 1 else 0.0), f"{difference:.3f} levels"
 
 
+def test_a_frozen_rank_leaves_what_the_others_asked_of_their_cards(checkpoint: Path, folder: Path) -> None:
+    """With two tensor groups, ranks 0 and 2 are both the first of their group, by which torch names its records."""
+    layout = ParallelPlan(step_split=(2, 2), tensor=2) if NUM_CARDS >= 4 else TENSOR
+    with running(layout, checkpoint, folder / "frozen") as studio:
+        endless = studio.submit(request_of(120.0, folder, SIDE, SIDE, AUTO))
+        wait_until(lambda: studio.job(endless.id).frames_done >= 12, timeout_s=LOADED_S)
+        os.kill(studio._supervisor.pids[-1], signal.SIGSTOP)
+        broken = wait_for_end(studio, endless.id, timeout_s=MADE_S)
+        assert broken.diagnosis is not None
+        assert broken.diagnosis.code == "engine_hung"
+        record = Path(str(broken.diagnosis.facts["record"]))
+        for rank in range(layout.world_size - 1):
+            assert pickle.loads((record / f"flight_recorder_rank_{rank}").read_bytes())["entries"]
+
+
 @pytest.fixture(scope="module")
-def studio(
-    made: dict[ParallelPlan, Future[np.ndarray]], checkpoint: Path, folder: Path
-) -> Iterator[StudioOfCards]:
-    """A running app whose two cards share every layer, alone on the machine."""
-    for future in made.values():
-        future.exception()
-    studio = StudioOfCards(AppConfig(data_dir=folder / "kept", ckpt_dir=checkpoint), TENSOR)
-    studio.start()
-    yield studio
-    studio.close()
+def studio(checkpoint: Path, folder: Path) -> Iterator[StudioOfCards]:
+    """A running app whose two cards share every layer."""
+    with running(TENSOR, checkpoint, folder / "kept") as studio:
+        yield studio
 
 
 def test_a_killed_rank_is_named_and_the_next_video_is_made(
-    studio: StudioOfCards, made: dict[ParallelPlan, Future[np.ndarray]], folder: Path
+    videos: Videos, studio: StudioOfCards, folder: Path
 ) -> None:
     """The other card waits in a collective for the one that is gone."""
-    endless = studio.submit(request_of(120.0, folder, SIDE, SIDE, AUTO))
-    wait_until(lambda: studio.job(endless.id).frames_done >= 12, timeout_s=LOADED_S)
-    killed_at = time.monotonic()
-    os.kill(studio._supervisor.pids[1], signal.SIGKILL)
-    broken = wait_for_end(studio, endless.id, timeout_s=MADE_S)
-    assert broken.state is JobState.FAILED
-    assert broken.diagnosis is not None
-    assert broken.diagnosis.code == "engine_killed"
-    assert "2 of 2" in broken.diagnosis.cause
-    assert time.monotonic() - killed_at < 10
-    job = wait_for_end(
-        studio, studio.submit(request_of(SECONDS, folder, SIDE, SIDE, AUTO)).id, timeout_s=LOADED_S
-    )
-    assert np.array_equal(pictures_of(studio, job), made[TENSOR].result())
+    with explained(studio.config.data_dir):
+        endless = studio.submit(request_of(120.0, folder, SIDE, SIDE, AUTO))
+        wait_until(lambda: studio.job(endless.id).frames_done >= 12, timeout_s=LOADED_S)
+        killed_at = time.monotonic()
+        os.kill(studio._supervisor.pids[1], signal.SIGKILL)
+        broken = wait_for_end(studio, endless.id, timeout_s=MADE_S)
+        assert broken.state is JobState.FAILED
+        assert broken.diagnosis is not None
+        assert broken.diagnosis.code == "engine_killed"
+        assert "2 of 2" in broken.diagnosis.cause
+        assert time.monotonic() - killed_at < 10
+        again = studio.submit(request_of(SECONDS, folder, SIDE, SIDE, AUTO))
+        pictures = pictures_of(studio, wait_for_end(studio, again.id, timeout_s=LOADED_S))
+    assert np.array_equal(pictures, videos.of(TENSOR))
 
 
 def test_idle_cards_do_nothing(studio: StudioOfCards) -> None:
