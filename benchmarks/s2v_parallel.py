@@ -45,6 +45,7 @@ from tests.parallel.rank_pool import RankPool
 _PLAN_S = 200.0  # with compiling
 _LINKS_S = 60.0
 _SHORTEST_S = 10.0  # less time is not worth beginning a plan
+_OF_EACH_RANK = ("stage_ms", "peak_gb", "beyond_allocator_gb", "load_s", "warm_up_s")
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ def run(pool: RankPool, video: Video) -> tuple[Tensor, dict[str, Any]]:
         "block_s": round(block_s, 4),
         "fps": round(PICTURES_PER_BLOCK / block_s, 2),
         "first_block_s": end_s[0],
-        **{name: [rank[name] for rank in ranks] for name in ("stage_ms", "peak_gb", "load_s", "warm_up_s")},
+        **{name: [rank[name] for rank in ranks] for name in _OF_EACH_RANK},
         "end_s": end_s,
         "card": ranks[0]["card"],
         "shares_card": shares_card,

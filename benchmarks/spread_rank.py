@@ -83,6 +83,7 @@ def make_video(video: Video) -> dict[str, Any]:
         found: dict[str, Any] = {"stage_ms": stage.block_ms(rank)}
     found |= {
         "peak_gb": round(torch.cuda.max_memory_allocated() / 1e9, 2) if on_card else 0.0,
+        "beyond_allocator_gb": round(_beyond_allocator_bytes() / 1e9, 2) if on_card else 0.0,
         "card": torch.cuda.get_device_name() if on_card else "processor",
         "load_s": round(loaded - started, 1),
         "warm_up_s": round(warm - loaded, 1),
@@ -97,6 +98,12 @@ def make_video(video: Video) -> dict[str, Any]:
     if on_card:
         torch.cuda.empty_cache()
     return found
+
+
+def _beyond_allocator_bytes() -> int:
+    """Return what else is taken of this card: the CUDA context, NCCL's buffers, and other programs."""
+    free, total = torch.cuda.mem_get_info()
+    return total - free - torch.cuda.memory_reserved()
 
 
 def _compile(video: Video, model: S2VTransformer | None, vae: StreamingVae | None) -> None:
