@@ -6,8 +6,9 @@ import gc
 
 import psutil
 import torch
+import torch.distributed as dist
 
-from liveavatar.planning.memory_model import CONTEXT_BYTES, MARGIN_SHARE
+from liveavatar.planning.memory_model import COMMUNICATION_BYTES, CONTEXT_BYTES, MARGIN_SHARE
 
 
 def measure_available() -> int:
@@ -19,6 +20,8 @@ def measure_available() -> int:
     if torch.cuda.is_available():
         free, _ = torch.cuda.mem_get_info()
         own = torch.cuda.memory_reserved() + CONTEXT_BYTES
+        if dist.is_initialized():  # one of several ranks
+            own += COMMUNICATION_BYTES
     else:
         free = psutil.virtual_memory().available
         own = psutil.Process().memory_info().rss

@@ -192,7 +192,7 @@ def _tensor_group(
 def _group(ranks: Sequence[int], *, card: torch.device | None = None, deadline_s: float) -> dist.ProcessGroup:
     """Make a group for tensors in host memory and, where a card is given, for those on it. All ranks make all groups.
 
-    Cards are connected now, not in mid-video: what that takes is in the measured memory, and a failure shows.
+    Cards meet now, not in mid-video, where a failure would cost more. NCCL makes its buffers with the first transfer.
     """
     group: dist.ProcessGroup = dist.new_group(
         list(ranks),
