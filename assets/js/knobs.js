@@ -5,7 +5,7 @@ import { h, sizeText } from "./dom.js";
 import { problemText, words } from "./strings.js";
 
 const STEPS = [4, 3, 2];
-const SIZES = ["384*256", "688*368", "720*400", "1280*720"]; // in the portrait's shape, whatever that is
+const SIZES = ["384*256", "576*320", "688*368", "720*400", "1280*720"]; // in the portrait's shape, whatever that is
 
 export class Knobs {
   constructor() {

@@ -18,13 +18,14 @@ class Tier:
     square: tuple[int, int]
 
 
+STANDARD = Tier(name="standard", landscape=(720, 400), upright=(400, 720), square=(544, 544))
 TIERS = (
     Tier(name="small", landscape=(384, 256), upright=(256, 384), square=(320, 320)),
+    Tier(name="compact", landscape=(576, 320), upright=(320, 576), square=(384, 384)),
     Tier(name="medium", landscape=(688, 368), upright=(368, 688), square=(496, 496)),
-    Tier(name="standard", landscape=(720, 400), upright=(400, 720), square=(544, 544)),
+    STANDARD,
     Tier(name="large", landscape=(1280, 720), upright=(720, 1280), square=(960, 960)),
 )
-STANDARD = TIERS[2]
 SIZES: dict[str, tuple[int, int]] = {
     f"{width}*{height}": (width, height)
     for tier in TIERS

@@ -28,8 +28,8 @@ ANY_SPEED = 1e-6  # pictures per second; it fits, however slow it is
 DEFAULT_MIN_FPS = 5.0
 WIDESCREEN = (1920, 1080)
 
-# The model's own sizes beside those the page offers; automatic choice goes through these areas.
-_MODEL_SIZES = ("1280*720", "1024*704", "832*480", "720*400", "704*384", "688*368", "384*256")
+# The model's own sizes and one between the two smallest; automatic choice goes through these areas.
+_MODEL_SIZES = ("1280*720", "1024*704", "832*480", "720*400", "704*384", "688*368", "576*320", "384*256")
 AUTO_AREAS = tuple(math.prod(map(int, name.split("*"))) for name in _MODEL_SIZES)
 _PICTURE_SCALE = 4  # a size without a picture stands for a large picture of that shape
 

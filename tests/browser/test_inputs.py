@@ -168,6 +168,19 @@ def test_the_size_cards_follow_the_portraits_shape(paced: App, new_page: NewPage
     expect(cards).to_contain_text("400×720")
 
 
+def test_an_exact_size_overrides_the_card(
+    paced: App, new_page: NewPage, portrait: Path, long_voice: Path
+) -> None:
+    studio = new_page(paced).open()
+    studio.page.click("#studio-more button")
+    studio.page.click("#studio-exact-size input")
+    studio.page.locator("#studio-exact-size [role=option]", has_text="576×320").click()
+    studio.make(portrait, long_voice, pace=12)
+    studio.wait_until("job?.size")
+    assert studio.job()["size"] == "576*320", "across, though the portrait is square"
+    studio.stop()
+
+
 def test_the_model_of_the_s2v_engine_is_named_and_checked(
     paced: App, new_page: NewPage, tmp_path: Path
 ) -> None:

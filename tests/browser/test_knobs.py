@@ -40,6 +40,6 @@ def test_what_is_chosen_is_asked_for_and_answered(
     knobs.locator("select").first.select_option("3")
     knobs.locator(".answer", has_text="This video cannot be changed.").wait_for()
     with studio.page.expect_response("**/adjust"):
-        knobs.locator("select").last.select_option("384*256")
-    assert asked == [{"steps": 3}, {"size": "384*256"}]
+        knobs.locator("select").last.select_option("576*320")
+    assert asked == [{"steps": 3}, {"size": "576*320"}]
     studio.stop()

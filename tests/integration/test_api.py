@@ -103,12 +103,12 @@ def _finish(client: Client, job_id: str) -> dict[str, Any]:
 
 
 def test_submit_finish_download(server: Server, client: Client, files: dict[str, Any]) -> None:
-    job = client.predict(**files, prompt="pace=300", size="small", api_name="/submit")
+    job = client.predict(**files, prompt="pace=300", size="compact", api_name="/submit")
     assert job["state"] in ("queued", "planning", "loading", "running")
     done = _finish(client, job["id"])
     assert done["state"] == "finished"
     assert done["frames_done"] == done["num_frames"] == 50
-    assert done["size"] == "256*384", "small, in the portrait's shape"
+    assert done["size"] == "320*576", "compact, in the portrait's shape"
     video = httpx.get(server.url + done["video_url"])
     assert video.content[4:8] == b"ftyp"
     part = httpx.get(server.url + done["video_url"], headers={"range": "bytes=4-7"})

@@ -63,6 +63,7 @@ def test_every_rung_once_and_the_dearest_last(plan: ExecutionPlan) -> None:
         f"704x384, 4 steps, 8-bit caches, {frugal}",
         f"704x384, 4 steps, 8-bit caches, caches in host memory, {frugal}",
         f"640x384, 4 steps, 8-bit caches, caches in host memory, {frugal}",
+        f"576x320, 4 steps, 8-bit caches, caches in host memory, {frugal}",
         f"384x256, 4 steps, 8-bit caches, caches in host memory, {frugal}",
         f"384x256, 4 steps, 8-bit weights, 8-bit caches, caches in host memory, {frugal}",
         "384x256, 4 steps, 8-bit weights, weights streamed from host memory, 8-bit caches, caches in host memory, "
@@ -122,7 +123,7 @@ def test_the_forecast_of_the_plan_itself_is_the_planners(planned: ExecutionPlan)
 
 @settings(max_examples=50, deadline=None, derandomize=True, database=None)
 @given(
-    size=st.sampled_from(["1280*720", "720*400", "384*256", "544*544"]),
+    size=st.sampled_from(["1280*720", "720*400", "576*320", "384*256", "544*544"]),
     steps=st.integers(1, 4),
     available=st.floats(1, 140),
     more=st.floats(0, 40),

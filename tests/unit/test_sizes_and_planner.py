@@ -20,6 +20,12 @@ def test_unknown_sizes_are_refused_with_the_list(text: str) -> None:
     assert "720*400" in caught.value.diagnosis.remedy
 
 
+@pytest.mark.parametrize("size", SIZES)
+def test_the_built_in_engine_makes_every_size_as_it_was_asked_for(size: str) -> None:
+    plan = plan_request(engine="portrait", size=size, picture_width=900, picture_height=1000)
+    assert (plan.width, plan.height, plan.decisions) == (*SIZES[size], ())
+
+
 def test_every_offered_size_can_be_encoded() -> None:
     assert all(width % 2 == 0 and height % 2 == 0 for width, height in SIZES.values())
 
