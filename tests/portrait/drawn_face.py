@@ -14,11 +14,16 @@ SKIN, HAIR, SHIRT, LIPS = (150, 180, 225), (30, 45, 70), (160, 90, 40), (110, 11
 
 
 def drawn_face(
-    width: int = 360, height: int = 200, *, radius: float = 48.0, middle: tuple[float, float] | None = None
+    width: int = 360,
+    height: int = 200,
+    *,
+    radius: float = 48.0,
+    middle: tuple[float, float] | None = None,
+    wall: Picture | None = None,
 ) -> tuple[Picture, FacePoints]:
-    """Draw a face in front of a patterned wall; `radius` is the head's, in pixels."""
+    """Draw a face in front of a wall, patterned if none is given; `radius` is the head's, in pixels."""
     centre = np.array(middle if middle is not None else (width / 2, 0.45 * height))
-    picture = _wall(width, height)
+    picture = _wall(width, height) if wall is None else wall.copy()
 
     def at(a: float, b: float) -> tuple[int, int]:
         x, y = centre + radius * np.array([a, b])

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from liveavatar.engines.portrait import matte
 from liveavatar.engines.portrait.head import FIELD_NAMES, HeadWarp
-from liveavatar.engines.portrait.matte import cut_out_head, fill_smoothly
+from liveavatar.engines.portrait.matte import cut_out_head
 from liveavatar.engines.portrait.motion import FramePose
 from tests.portrait.drawn_face import drawn_face
 
@@ -154,21 +154,3 @@ def test_matte_is_the_same_every_time() -> None:
     assert first is not None
     assert second is not None
     assert np.array_equal(first.alpha, second.alpha)
-
-
-def test_filling_keeps_what_is_known_and_continues_it() -> None:
-    picture = np.zeros((40, 60, 3), np.uint8)
-    picture[..., 0] = np.linspace(40, 200, 60).astype(np.uint8)
-    known = np.ones((40, 60), bool)
-    known[10:30, 20:40] = False
-    damaged = picture.copy()
-    damaged[~known] = 255
-    filled = fill_smoothly(damaged, known)
-    assert np.abs(filled[known] - picture[known]).max() < 1e-2
-    assert np.abs(filled[~known] - picture[~known]).max() < 40
-    assert filled[..., 1:].max() < 1
-
-
-def test_filling_without_anything_known_gives_the_mean() -> None:
-    picture = np.full((8, 8, 3), 77, np.uint8)
-    assert np.allclose(fill_smoothly(picture, np.zeros((8, 8), bool)), 77)

@@ -2,6 +2,9 @@
 
 The displacement of every pixel is a sum of six fixed fields (yaw, pitch, roll, sway to the side, sway up and down,
 breath), each weighted by the pose. The fields are smooth and vanish at the picture's borders, so no border shows.
+
+The head is a layer of its own. From the chin down the background follows it more and more, until beside the shoulders
+both move as one piece: so things there bend a little, but never show twice.
 """
 
 from __future__ import annotations
@@ -11,9 +14,10 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from liveavatar.engines.portrait.backdrop import Mask
 from liveavatar.engines.portrait.face_points import FacePoints
 from liveavatar.engines.portrait.geometry import Floats, Picture, Region, smoothstep
-from liveavatar.engines.portrait.matte import HeadCoordinates, Matte, cut_out_head
+from liveavatar.engines.portrait.matte import SHOULDERS, HeadCoordinates, Matte, cut_out_head
 from liveavatar.engines.portrait.motion import FramePose
 
 GRID_PX = 8  # the fields are smooth: one sample in eight pixels is enough
@@ -22,6 +26,7 @@ PINNED_SIDES, PINNED_ENDS = 0.14, 0.08  # displacements fall to 0 over these sha
 DEPTH = 0.9  # how far the middle of the face stands out, in head radii
 DEPTH_REACH = 1.45  # distance from the head's middle at which depth reaches 0, in ellipse radii
 PIVOT_B = 1.25  # the head turns about the top of the neck, in head radii below its centre
+NARROWING = 0.5  # by how much nearer to the middle the head's hold ends at the neck than beside the face
 BODY_SHARE = 0.40  # how much of the head's sway the shoulders follow
 FIELD_NAMES = ("yaw", "pitch", "roll", "sway_x", "sway_y", "breath")
 
@@ -31,6 +36,7 @@ class _Fields:
     """Displacements in output pixels on a coarse grid."""
 
     displacement: Floats  # (6, grid rows, grid columns, 2) for a pose of 1 in each of FIELD_NAMES
+    follows: Floats  # (grid rows, grid columns), 0 .. 1: how far the background goes along with the figure
     steepest: Floats  # (6,), bound on the slope of each field, per unit of pose
 
 
@@ -48,7 +54,7 @@ class HeadWarp:
             np.array([[1 / self._scale_x, 0, 0], [0, 1 / self._scale_y, 0]], np.float64)
         )
         self._fields = _displacement_fields(output_points, width, height, head_moves_alone=self._has_matte)
-        self._region = _moving_region(self._fields, width, height)
+        self._region = _moving_region(self._fields.displacement, width, height)
         self._still = self._sample(canvas, *self._rest_maps())
         self._behind: Picture | None = None  # background times (1 - alpha), in canvas pixels
         if matte is not None:
@@ -59,8 +65,13 @@ class HeadWarp:
         behind = matte.background.astype(np.float32) * veil[..., None] + 0.5
         self._behind = behind.astype(np.uint8)
         self._veil = np.round(255 * veil).astype(np.uint8)
-        background = self._sample(matte.background, *self._rest_maps())
-        self._background = np.ascontiguousarray(background[self._region.slices])
+        self._background = matte.background
+        rest = self._rest_maps()
+        background = self._sample(matte.background, *rest)
+        self._still_background = np.ascontiguousarray(background[self._region.slices])
+        follows = (self._fields.follows[..., None] > 0) * self._fields.displacement
+        shows = self._sample(self._veil, *rest) > 0
+        self._following_region = _moving_region(follows, *self._size, within=shows)
 
     def displacement(self, pose: FramePose) -> Floats:
         """How far each grid point of the frame moves: (grid rows, grid columns, 2) in output pixels.
@@ -79,22 +90,31 @@ class HeadWarp:
         frame = self._still.copy()
         if region.is_empty:
             return frame
-        map_x, map_y = self._source_maps(self.displacement(pose))
+        displacement = self.displacement(pose)
+        maps = self._source_maps(displacement, region)
         if self._behind is None:
-            frame[region.slices] = self._sample(canvas, map_x, map_y)
+            frame[region.slices] = self._sample(canvas, *maps)
             return frame
-        # What moves is the head without its background; what it uncovers is the background, which does not move.
+        # What moves is the head without its background; where the head is not, the background shows.
         without_background = np.asarray(cv2.subtract(canvas, self._behind), np.uint8)
-        moving = self._sample(without_background, map_x, map_y)
-        veil = cv2.cvtColor(self._sample(self._veil, map_x, map_y), cv2.COLOR_GRAY2BGR)
-        showing = cv2.multiply(self._background, veil, scale=1 / 255)
-        frame[region.slices] = cv2.add(moving, showing)
+        moving = self._sample(without_background, *maps)
+        veil = cv2.cvtColor(self._sample(self._veil, *maps), cv2.COLOR_GRAY2BGR)
+        background = self._posed_background(displacement)
+        frame[region.slices] = cv2.add(moving, cv2.multiply(background, veil, scale=1 / 255))
         return frame
 
-    def _source_maps(self, displacement: Floats) -> tuple[Floats, Floats]:
-        """Where in the canvas each pixel of the moving region comes from: x and y."""
+    def _posed_background(self, displacement: Floats) -> Picture:
+        """The moving region's background as far as it shows: still above, following the figure further down."""
+        background = self._still_background.copy()
+        region = self._following_region
+        if not region.is_empty:
+            maps = self._source_maps(displacement * self._fields.follows[..., None], region)
+            background[region.within(self._region).slices] = self._sample(self._background, *maps)
+        return background
+
+    def _source_maps(self, displacement: Floats, region: Region) -> tuple[Floats, Floats]:
+        """Where in the canvas each pixel of `region` comes from: x and y."""
         width, height = self._size
-        region = self._region
         rest_x, rest_y = self._rest_maps()
         grown = cv2.resize(displacement, (width, height), interpolation=cv2.INTER_LINEAR)[region.slices]
         map_x = rest_x[region.slices] - grown[..., 0] * np.float32(self._scale_x)
@@ -128,10 +148,13 @@ def _displacement_fields(points: FacePoints, width: int, height: int, *, head_mo
     head = HeadCoordinates.of(points)
     x, y = _grid(width, height)
     a, b = head.to_head(x, y)
-    ellipse = np.hypot(a, b / np.where(b < 0, 1.25, 1.15)).astype(np.float32)
+    follows = smoothstep(b, *SHOULDERS)
+    upright = b / np.where(b < 0, 1.25, 1.15)
+    ellipse = np.hypot(a, upright).astype(np.float32)
+    from_middle = np.hypot((1 + NARROWING * follows) * a, upright).astype(np.float32)
     full_until, gone_at = (1.45, 2.6) if head_moves_alone else (0.95, 2.1)
     below_neck = smoothstep(b, 0.8, 2.0)
-    head_weight = (1 - smoothstep(ellipse, full_until, gone_at)) * (1 - below_neck)
+    head_weight = (1 - smoothstep(from_middle, full_until, gone_at)) * (1 - below_neck)
     shoulders = smoothstep(b, 0.7, 2.0) * (1 - smoothstep(b, 2.2, 4.2))
     body_weight = shoulders * (1 - smoothstep(np.abs(a), 1.4, 3.2))
     carried = np.maximum(head_weight, 0) + BODY_SHARE * body_weight
@@ -155,7 +178,11 @@ def _displacement_fields(points: FacePoints, width: int, height: int, *, head_mo
         vectors = across[..., None] * right + along[..., None] * down
         fields.append(np.float32(head.radius) * vectors * window[..., None])
     displacement = np.stack(fields).astype(np.float32)
-    return _Fields(displacement=displacement, steepest=_steepest_slopes(displacement, width, height))
+    return _Fields(
+        displacement=displacement,
+        follows=follows,
+        steepest=_steepest_slopes(displacement, width, height),
+    )
 
 
 def _grid(width: int, height: int) -> tuple[Floats, Floats]:
@@ -184,10 +211,12 @@ def _steepest_slopes(displacement: Floats, width: int, height: int) -> Floats:
     return np.asarray(np.hypot(vertical, horizontal), np.float32)
 
 
-def _moving_region(fields: _Fields, width: int, height: int) -> Region:
-    """The rectangle of the frame in which anything can move."""
-    largest = np.abs(fields.displacement).max(axis=(0, 3))
+def _moving_region(displacement: Floats, width: int, height: int, within: Mask | None = None) -> Region:
+    """The rectangle of the frame in which anything (or anything `within`, of the frame's size) can move."""
+    largest = np.abs(displacement).max(axis=(0, 3))
     moves = cv2.resize(largest, (width, height), interpolation=cv2.INTER_LINEAR) > 1e-3
+    if within is not None:
+        moves &= within
     rows, columns = np.flatnonzero(moves.any(axis=1)), np.flatnonzero(moves.any(axis=0))
     if len(rows) == 0:
         return Region(x0=0, y0=0, x1=0, y1=0)

@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from liveavatar.engines.portrait.backdrop import fill_smoothly
 from liveavatar.engines.portrait.geometry import CornerFrame, Floats, Picture, Region, floats, smoothstep
-from liveavatar.engines.portrait.matte import fill_smoothly
 
 RIM = 0.26  # the open lid's dark rim and the roots of its lashes reach this far above its edge
 LASH_REACH = 0.55  # and the tips of its lashes this far

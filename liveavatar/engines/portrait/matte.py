@@ -1,7 +1,7 @@
 """Tell the head from what is behind it, so that the head can move in front of a background that stays still.
 
-GrabCut, seeded by the face, gives the outline at a small size; a guided filter fits it to the hair. Behind the head
-the background is filled in smoothly: it only ever shows in the few pixels that a moving head uncovers.
+GrabCut, seeded by the face, gives the outline at a small size; a guided filter fits it to the hair; `backdrop` fills in
+what the head hides.
 """
 
 from __future__ import annotations
@@ -13,19 +13,18 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from liveavatar.engines.portrait.backdrop import Mask, backdrop_behind
 from liveavatar.engines.portrait.face_points import FacePoints, Points
-from liveavatar.engines.portrait.geometry import Floats, Picture, Region, smoothstep
+from liveavatar.engines.portrait.geometry import Floats, Picture, Region, floats, smoothstep
 
 logger = logging.getLogger(__name__)
-
-Mask = NDArray[np.bool_]
 
 # Sizes are in head radii; `a` runs to the right of the head, `b` from its centre down to the chin and beyond.
 REACH_A, REACH_ABOVE, REACH_BELOW = 2.4, 2.2, 1.3  # the part of the picture in which the outline is sought
 HEAD_AXES = (0.95, 1.15)  # half axes of the ellipse that most heads with their hair fill
 FOREHEAD = 0.32  # how far skin surely goes on above the brows
 SURE_BACKGROUND = 1.75  # beyond this many ellipse radii nothing belongs to the head
-SHOULDERS = (0.60, 1.05)  # below this the outline is not trusted: the body moves little, and blends in
+SHOULDERS = (0.60, 1.05)  # below this the outline is not trusted, nor needed: head and background move as one
 SEARCH_RADIUS_PX = 40  # the head's radius at the size at which the outline is sought
 GRABCUT_ROUNDS = 4
 NUM_BACKGROUND_COLOURS = 8
@@ -224,44 +223,31 @@ def _full_size_matte(canvas: Picture, region: Region, is_head: Mask, head: HeadC
     """Fit the small outline to the canvas's own edges and fill in the background."""
     crop = canvas[region.slices]
     size = (region.width, region.height)
-    coarse = cv2.resize(is_head.astype(np.float32), size, interpolation=cv2.INTER_LINEAR)
-    radius = max(2, round(0.06 * head.radius))
-    fine = _guided_filter(crop, np.asarray(coarse, np.float32), radius)
-    fine = smoothstep(fine, 0.12, 0.88)
-
+    coarse = floats(cv2.resize(is_head.astype(np.float32), size, interpolation=cv2.INTER_LINEAR))
+    fine = smoothstep(_guided_filter(crop, coarse, max(2, round(0.06 * head.radius))), 0.12, 0.88)
     margin = 2 * max(1, round(0.025 * head.radius)) + 1
-    touched = cv2.dilate(np.maximum(fine, coarse), np.ones((margin, margin), np.uint8))
-    filled = fill_smoothly(crop, np.asarray(touched < 0.02))
-    alpha = np.zeros(canvas.shape[:2], np.float32)
-    alpha[region.slices] = np.maximum(fine, _least_alpha(crop, filled))
-    background = canvas.copy()
-    explained = _background_that_explains(crop, filled, alpha[region.slices])
-    background[region.slices] = np.clip(explained + 0.5, 0, 255).astype(np.uint8)
-
+    touched = cv2.dilate(np.maximum(fine, coarse), np.ones((margin, margin), np.uint8)) >= 0.02
+    filled = backdrop_behind(crop, np.asarray(touched), head.radius)
     rows, columns = canvas.shape[:2]
     x = np.arange(columns, dtype=np.float32)[None, :].repeat(rows, axis=0)
     y = np.arange(rows, dtype=np.float32)[:, None].repeat(columns, axis=1)
-    body = smoothstep(head.to_head(x, y)[1], *SHOULDERS)
-    return Matte(alpha=np.maximum(alpha, body), background=background)
+    alpha = (head.to_head(x, y)[1] > SHOULDERS[1]).astype(np.float32)
+    alpha[region.slices] = np.maximum(alpha[region.slices], np.maximum(fine, _least_alpha(crop, filled)))
+    background = canvas.copy()
+    background[region.slices] = np.clip(filled + 0.5, 0, 255).astype(np.uint8)
+    return Matte(alpha=alpha, background=background)
 
 
 def _least_alpha(picture: Picture, background: Floats) -> Floats:
-    """The smallest alpha with which a colour of 0 .. 255 over `background` can give `picture`."""
+    """The smallest alpha with which a colour of 0 .. 255 over `background` can give `picture`.
+
+    So taking the background's share away and putting it back, as a head at rest does, gives the picture unchanged.
+    """
     colour = picture.astype(np.float32)
     darker = (background - colour) / np.maximum(background, 1)
     brighter = (colour - background) / np.maximum(255 - background, 1)
     needed = np.maximum(darker, brighter).max(axis=2)
-    return np.asarray(np.clip((needed - 0.03) / 0.97, 0, 1), np.float32)  # 3 %: noise and compression
-
-
-def _background_that_explains(picture: Picture, background: Floats, alpha: Floats) -> Floats:
-    """The nearest background whose share of `1 - alpha` the picture holds.
-
-    So taking that share away and putting it back, as a head at rest does, gives the picture unchanged. Only too
-    bright a background is changed: asking that the head's own colour be at most white as well would paint
-    glaring pixels behind bright skin.
-    """
-    return np.minimum(background, picture / np.maximum(1 - alpha, 0.02)[..., None]).astype(np.float32)
+    return np.asarray(np.clip(needed, 0, 1), np.float32)
 
 
 def _guided_filter(picture: Picture, mask: Floats, radius: int) -> Floats:
@@ -277,34 +263,3 @@ def _guided_filter(picture: Picture, mask: Floats, radius: int) -> Floats:
     slope = covariance / (variance + 1e-4)
     offset = mean_mask - slope * mean_guide
     return np.asarray(np.clip(mean(slope) * guide + mean(offset), 0, 1), np.float32)
-
-
-def fill_smoothly(picture: Picture, known: Mask) -> Floats:
-    """Fill the unknown pixels with the colours around them, far ones blurred; known pixels stay.
-
-    Returns (rows, columns, 3) as float32. With nothing known the mean colour is returned.
-    """
-    colours = picture.astype(np.float32)
-    if not known.any():
-        return np.broadcast_to(colours.mean(axis=(0, 1)), colours.shape).astype(np.float32)
-    weight = known.astype(np.float32)
-    return _fill_level(colours * weight[..., None], weight)
-
-
-def _fill_level(weighted: Floats, weight: Floats) -> Floats:
-    """One level of a pyramid: known where `weight` is 1, else taken from the next coarser level."""
-    rows, columns = weight.shape
-    own = weighted / np.maximum(weight, 1e-4)[..., None]
-    if min(rows, columns) <= 2 or float(weight.min()) > 0.999:
-        total = max(float(weight.sum()), 1e-4)
-        mean = weighted.sum(axis=(0, 1)) / total
-        share = np.minimum(weight, 1)[..., None]
-        return np.asarray(own * share + mean * (1 - share), np.float32)
-    half = (max(1, (columns + 1) // 2), max(1, (rows + 1) // 2))
-    coarse_weighted = np.asarray(cv2.resize(weighted, half, interpolation=cv2.INTER_AREA), np.float32)
-    coarse_weight = np.asarray(cv2.resize(weight, half, interpolation=cv2.INTER_AREA), np.float32)
-    boost = np.minimum(1.0, 2.0 * coarse_weight) / np.maximum(coarse_weight, 1e-4)
-    coarse = _fill_level(coarse_weighted * boost[..., None], coarse_weight * boost)
-    grown = cv2.resize(coarse, (columns, rows), interpolation=cv2.INTER_LINEAR)
-    share = np.minimum(weight, 1)[..., None]
-    return np.asarray(own * share + grown * (1 - share), np.float32)
