@@ -17,16 +17,28 @@ PLANS = [
     ParallelPlan(step_split=(4,), layer_parts=4),
     ParallelPlan(step_split=(4,), tensor=2, layer_parts=2),
     ParallelPlan(step_split=(1, 1, 1, 1), weights_sharded=True),
+    ParallelPlan(step_split=(4,), layer_parts=3, decoder_has_own_rank=True),
+    ParallelPlan(step_split=(2, 2), weights_sharded=True, decoder_has_own_rank=True),
 ]
 
 
-def groups_of(rank: int, plan: ParallelPlan, patch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """Return what the rank asks PyTorch for, the group of all ranks first."""
+def groups_of(
+    rank: int,
+    plan: ParallelPlan,
+    patch: pytest.MonkeyPatch,
+    *,
+    num_local: int | None = None,
+    num_cards: int | None = None,
+) -> list[dict[str, Any]]:
+    """Return what the rank asks PyTorch for, the group of all ranks first.
+
+    `num_local` ranks are on its machine, which has `num_cards`: all ranks of the plan, and as many cards.
+    """
     asked: list[dict[str, Any]] = []
     for name in ("RANK", "LOCAL_RANK"):
         patch.setenv(name, str(rank))
-    patch.setenv("LOCAL_WORLD_SIZE", str(plan.world_size))
-    patch.setattr(torch.cuda, "device_count", lambda: plan.world_size)
+    patch.setenv("LOCAL_WORLD_SIZE", str(num_local or plan.world_size))
+    patch.setattr(torch.cuda, "device_count", lambda: num_cards or plan.world_size)
     patch.setattr(dist, "get_world_size", lambda: plan.world_size)
     patch.setattr(
         dist, "init_process_group", lambda backend, **rest: asked.append({"backend": backend} | rest)
@@ -57,3 +69,22 @@ def test_cards_wait_for_a_rank_that_compiles(plan: ParallelPlan, monkeypatch: py
     for rank in range(plan.world_size):
         times = {group["timeout"] for group in groups_of(rank, plan, monkeypatch)}
         assert times == {timedelta(seconds=LINK_DEADLINE_S)}
+
+
+def test_a_machine_whose_ranks_share_a_card_joins_one_whose_ranks_do_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The ranks of a group agree on how they talk; others may take it for a group of another kind."""
+    plan = ParallelPlan(step_split=(2, 2), layer_parts=2)
+    cards = {0: 2, 1: 2, 2: 1, 3: 1}
+    by_rank = [
+        groups_of(rank, plan, monkeypatch, num_local=2, num_cards=num_cards)[1:]
+        for rank, num_cards in cards.items()
+    ]
+    kinds = []
+    for asked in zip(*by_rank, strict=True):
+        ranks = asked[0]["ranks"]
+        assert all(group["ranks"] == ranks for group in asked)
+        (backend,) = {asked[rank]["backend"] for rank in ranks}
+        kinds.append((ranks, backend))
+    assert [ranks for ranks, backend in kinds if "nccl" in backend] == [[0, 1]]
