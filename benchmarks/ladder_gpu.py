@@ -30,9 +30,10 @@ from torch import Tensor
 
 from benchmarks.foreign_program import foreign_program
 from liveavatar.core.errors import EngineFailed
+from liveavatar.core.note import Note
 from liveavatar.core.parallel import Offload, ParallelPlan
 from liveavatar.core.plan import ExecutionPlan, ModelFiles, PlanChange
-from liveavatar.engines.s2v.adaptive import AdaptiveVideo, Remark
+from liveavatar.engines.s2v.adaptive import AdaptiveVideo
 from liveavatar.engines.s2v.bench.random_parts import random_parts
 from liveavatar.engines.s2v.memory import give_back, measure_available
 from liveavatar.engines.s2v.meter import Meter
@@ -153,7 +154,7 @@ class Bench:
                 for made in video.make():
                     if isinstance(made, PlanChange):
                         result["changes"].append(dataclasses.asdict(made))
-                    elif isinstance(made, Remark):
+                    elif isinstance(made, Note):
                         result["remarks"].append(made.text)
                     else:
                         sizes += ["{1}x{0}".format(*made.shape[1:3])] * len(made)

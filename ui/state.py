@@ -26,7 +26,7 @@ Json = dict[str, Any]
 
 
 def diagnosis_json(diagnosis: Diagnosis | None) -> Json | None:
-    """Return the parts that an operator reads, and the code that the page reacts to."""
+    """Return the parts that an operator reads; from code and facts the page says them in another language."""
     if diagnosis is None:
         return None
     return {
@@ -34,6 +34,7 @@ def diagnosis_json(diagnosis: Diagnosis | None) -> Json | None:
         "title": diagnosis.title,
         "cause": diagnosis.cause,
         "remedy": diagnosis.remedy,
+        "facts": dict(diagnosis.facts),
     }
 
 
@@ -63,7 +64,7 @@ def job_json(job: Job, *, queue_position: int, predicted_fps: float | None) -> J
         "prompt": job.prompt,
         "created_at": job.created_at,
         "stop_requested": job.stop_requested,
-        "notes": list(job.notes),
+        "notes": [dataclasses.asdict(note) for note in job.notes],
         "diagnosis": diagnosis_json(job.diagnosis),
         "has_video": job.has_video,
     }

@@ -2,7 +2,8 @@
 
 import { adjustJob } from "./api.js";
 import { h, sizeText } from "./dom.js";
-import { problemText, words } from "./strings.js";
+import { words } from "./strings.js";
+import { problemText } from "./translation.js";
 
 const STEPS = [4, 3, 2];
 const SIZES = ["384*256", "576*320", "688*368", "720*400", "1280*720"]; // in the portrait's shape, whatever that is

@@ -8,7 +8,8 @@ import { Poller } from "./poller.js";
 import { portraitRow, readSamples, stageCards, voiceChips } from "./samples.js";
 import { drawForecasts, followPortraitShape } from "./sizes.js";
 import { Stage } from "./stage.js";
-import { problemText, words } from "./strings.js";
+import { words } from "./strings.js";
+import { problemText } from "./translation.js";
 import { Videos } from "./videos.js";
 
 const JOB_KEY = "liveavatar-job";

@@ -5,7 +5,8 @@ import { ClickGuide } from "./clicks.js";
 import { clock, h, icon, setText, sizeText } from "./dom.js";
 import { Knobs } from "./knobs.js";
 import { Player } from "./player.js";
-import { problemText, words } from "./strings.js";
+import { words } from "./strings.js";
+import { noteText, problemText } from "./translation.js";
 
 const REDRAW_MS = 250; // the countdown before playback
 const NEEDS_CLICKS = new Set(["no_face", "bad_clicks"]);
@@ -231,7 +232,7 @@ export class Stage {
   }
 
   drawNotes(job) {
-    const notes = job.notes.map((text) => ["info", text]);
+    const notes = job.notes.map((note) => ["info", noteText(note)]);
     if (job.state === "cancelled" && job.has_video) notes.push(["info", words.partKept]);
     if (job.state === "failed" && job.diagnosis) notes.push(["error", problemText(job.diagnosis).filter(Boolean).join(" ")]);
     const key = JSON.stringify(notes);

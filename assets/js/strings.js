@@ -157,8 +157,6 @@ const english = {
   downloadVideo: (when) => `Download the video of ${when}`,
   openVideo: (when, state) => `Open the video of ${when}, ${state}`,
   moreVideos: (n) => `and ${n} older`,
-
-  diagnoses: {},
 };
 
 const chinese = {
@@ -309,28 +307,9 @@ const chinese = {
   downloadVideo: (when) => `下载 ${when} 的视频`,
   openVideo: (when, state) => `打开 ${when} 的视频，${state}`,
   moreVideos: (n) => `以及更早的 ${n} 个`,
-
-  diagnoses: {
-    missing_picture: ["还没有人像。", "", "请添加一张人像。"],
-    missing_voice: ["还没有语音。", "", "请添加或录制语音。"],
-    silent_voice: ["语音没有声音。", "录音几乎是静音。", "请检查麦克风或换一段录音。"],
-    unreadable_picture: ["图片无法读取。", "文件已损坏或不是图片。", "请换一张 JPEG 或 PNG 图片。"],
-    picture_too_small: ["图片太小。", "", "请换一张更大的图片。"],
-    unreadable_voice: ["语音无法读取。", "文件已损坏或不是录音。", "请另存为 WAV、MP3 或 M4A 后再添加。"],
-    no_face: ["没有找到人脸。", "图片中没有可以识别的正脸。", "请指出脸的位置，或让整张图片动起来。"],
-    engine_unavailable: ["s2v 引擎尚未设置。", "没有指定模型。", "请在“更多设置”中填写模型文件夹，或选择内置引擎。"],
-    no_graphics_card: ["s2v 引擎需要显卡。", "没有找到显卡。", "请选择“自动”或内置引擎。"],
-    queue_full: ["排队的视频已满。", "", "请稍后再试。"],
-    internal: ["应用内部出错。", "详情见应用日志。", "请重试。"],
-  },
 };
 
 export const isChinese = (navigator.language || "en").toLowerCase().startsWith("zh");
 
 export const words = isChinese ? chinese : english;
 export const locale = isChinese ? "zh-CN" : undefined;
-
-/** Return [title, cause, remedy] of a problem, in the page's language where it is known. */
-export function problemText(diagnosis) {
-  return words.diagnoses[diagnosis.code] ?? [diagnosis.title, diagnosis.cause, diagnosis.remedy];
-}

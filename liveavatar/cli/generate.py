@@ -185,7 +185,7 @@ def _follow(studio: Studio, job: Job, reporter: _Reporter) -> Job:
     while True:
         job = studio.job(job.id)
         for note in job.notes[num_notes:]:
-            reporter.notice(note)
+            reporter.notice(note.text)
         for change in job.changes[num_changes:]:
             reporter.changed(change)
         num_notes, num_changes = len(job.notes), len(job.changes)

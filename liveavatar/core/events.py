@@ -10,6 +10,7 @@ from typing import Literal
 
 from liveavatar.core.errors import Diagnosis
 from liveavatar.core.memory import MemoryItem
+from liveavatar.core.note import Note
 from liveavatar.core.plan import ExecutionPlan, PlanChange
 from liveavatar.core.request import ValidatedRequest
 
@@ -101,10 +102,10 @@ class Chunk:
 
 @dataclass(frozen=True, kw_only=True)
 class Notice:
-    """One plain sentence about an automatic choice, for the operator."""
+    """Something to tell the operator of a video."""
 
     job_id: str
-    text: str
+    note: Note
 
 
 @dataclass(frozen=True, kw_only=True)

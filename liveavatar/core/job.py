@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from liveavatar.core.errors import Diagnosis
+from liveavatar.core.note import Note
 from liveavatar.core.plan import PlanChange
 
 
@@ -49,7 +50,7 @@ class Job:
     frames_done: int
     fps: float  # frames made per second, over the job so far
     stop_requested: bool
-    notes: tuple[str, ...]  # one sentence per automatic choice
+    notes: tuple[Note, ...]  # one per automatic choice
     changes: tuple[PlanChange, ...]  # the receipt: what was made otherwise than planned, in order
     diagnosis: Diagnosis | None  # set when failed
     has_video: bool  # video.mp4 exists and plays, whole or partial

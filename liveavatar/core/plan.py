@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from liveavatar.core.memory import MemoryBudget
+from liveavatar.core.note import Note
 from liveavatar.core.parallel import KvPrecision, Offload, ParallelPlan, Precision
 
 FPS = 25
@@ -26,15 +27,30 @@ class PlanChange:
     after: str
     reason: str  # why, one sentence
     remedy: str = ""  # what would have to change for the plan before; empty when the operator asked
+    needed_bytes: int = 0  # by the plan before, 0 where that is not known
+    available_bytes: int = 0  # to it
 
-    def sentence(self) -> str:
-        """Return the change as one line of text for the operator, without what stays as it was."""
-        start = f"From {self.first_frame / FPS:.1f} s on" if self.first_frame else "From the start"
+    def note(self) -> Note:
+        """Return the change as one line for the operator, without what stays as it was."""
+        seconds = f"{self.first_frame / FPS:.1f}" if self.first_frame else ""
+        start = f"From {seconds} s on" if seconds else "From the start"
         before, after = self.before.split(", "), self.after.split(", ")
         new = ", ".join(part for part in after if part not in before)
         old = ", ".join(part for part in before if part not in after)
         what = f"{new} instead of {old}" if new and old else new or f"no longer {old}"
-        return f"{start}: {what}. {self.reason} {self.remedy}".rstrip()
+        return Note(
+            code="changed",
+            text=f"{start}: {what}. {self.reason} {self.remedy}".rstrip(),
+            values={
+                "seconds": seconds,
+                "new": new,
+                "old": old if new else "",
+                "dropped": "" if new else old,
+                "cause": self.cause,
+                "needed_bytes": self.needed_bytes or "",
+                "available_bytes": self.available_bytes or "",
+            },
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +64,7 @@ class ModelFiles:
 
 @dataclass(frozen=True, kw_only=True)
 class ExecutionPlan:
-    """The engine, the picture size and the reasons. `decisions` holds one plain sentence per automatic choice.
+    """The engine, the picture size and the reasons. `decisions` holds one note per automatic choice.
 
     The fields from `model` on concern the s2v engine; the portrait engine leaves them as they are.
     """
@@ -56,7 +72,7 @@ class ExecutionPlan:
     engine: str
     width: int
     height: int
-    decisions: tuple[str, ...] = ()
+    decisions: tuple[Note, ...] = ()
     fps: int = FPS
     model: ModelFiles | None = None
     parallel: ParallelPlan | None = None

@@ -47,6 +47,7 @@ def parse_size(text: str) -> tuple[int, int]:
                 title=f"The picture size “{text}” is not offered.",
                 cause="Only sizes that every engine can make are.",
                 remedy=f"Choose auto or one of {', '.join(SIZES)}.",
+                facts={"size": text, "sizes": ", ".join(SIZES)},
             )
         )
     return size

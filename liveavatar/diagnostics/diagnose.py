@@ -16,30 +16,30 @@ _TRY_AGAIN = "Press Generate again; a fresh engine is started by itself."
 
 def engine_exited(exit_code: int, *, is_start: bool) -> Diagnosis:
     """Explain why the engine process is gone. Negative exit codes are signals, as in `subprocess`."""
-    facts = {"exit_code": exit_code}
     if exit_code in (-signal.SIGKILL, -signal.SIGTERM):
         return Diagnosis(
             code="engine_killed",
             title="The engine was ended from outside in the middle of its work.",
             cause="Usually the machine ran out of memory and the system chose this process, or somebody ended it.",
             remedy="Close other programs or choose a smaller picture size, then press Generate again.",
-            facts=facts,
+            facts={"exit_code": exit_code},
         )
     if exit_code < 0:
-        name = signal.Signals(-exit_code).name if -exit_code in signal.valid_signals() else str(-exit_code)
+        known = -exit_code in signal.valid_signals()
+        name = signal.Signals(-exit_code).name if known else f"signal {-exit_code}"
         return Diagnosis(
             code="engine_crashed",
             title="The engine crashed.",
             cause=f"The system stopped it with {name}; the place is recorded in engine.log.",
             remedy=_TRY_AGAIN,
-            facts=facts,
+            facts={"exit_code": exit_code, "signal": name},
         )
     return Diagnosis(
         code="engine_exited",
         title="The engine could not start." if is_start else "The engine ended before the video was done.",
         cause=f"Its process left with code {exit_code}; the reason is recorded in engine.log.",
         remedy=_TRY_AGAIN,
-        facts=facts,
+        facts={"exit_code": exit_code},
     )
 
 
@@ -68,6 +68,7 @@ def machines_too_few(parallel: ParallelPlan, num_machines: int) -> Diagnosis:
         title="A machine that the plan counted on is not there any more.",
         cause=f"“{parallel.describe()}” does not fit on the {num_machines} machine{'s' * (num_machines > 1)} here now.",
         remedy=f"{_TRY_AGAIN} The video is then planned for the machines that are there.",
+        facts={"layout": parallel.describe(), "num_machines": num_machines},
     )
 
 
@@ -78,6 +79,7 @@ def machines_missing(num_wanted: int, num_here: int, endpoint: str) -> Diagnosis
         title=f"{num_here} of {num_wanted} machines are here.",
         cause="The s2v engine was set to run on all of them together.",
         remedy=f"On each of the others run: python -m liveavatar join --rdzv-endpoint {endpoint}",
+        facts={"num_wanted": num_wanted, "num_here": num_here, "endpoint": endpoint},
     )
 
 
@@ -98,7 +100,7 @@ def from_exception(error: BaseException) -> Diagnosis:
         title="The engine met an error that it does not know.",
         cause=f"{type(error).__name__}: {error}",
         remedy="Press Generate again. If it happens again, please report it together with engine.log.",
-        facts={"exception": type(error).__name__},
+        facts={"exception": type(error).__name__, "message": str(error)},
     )
 
 

@@ -97,10 +97,16 @@ def inspect_checkpoint(folder: Path, lora: Path | None = None) -> CheckpointRepo
 
 def _wrong_folder(folder: Path) -> Diagnosis | None:
     """Return what a folder is that is not even an incomplete checkpoint, or None."""
-    fetch = f"Fetch the checkpoint with: hf download {REPOSITORY} --local-dir Wan2.2-S2V-14B"
+    command = f"hf download {REPOSITORY} --local-dir Wan2.2-S2V-14B"
+    fetch = f"Fetch the checkpoint with: {command}"
     if not folder.is_dir():
-        kind = "is a file" if folder.exists() else "does not exist"
-        return _problem("wrong_folder", f"“{folder}” is not a checkpoint folder.", f"It {kind}.", fetch)
+        return Diagnosis(
+            code="no_such_folder",
+            title=f"“{folder}” is not a checkpoint folder.",
+            cause="It is a file." if folder.exists() else "It does not exist.",
+            remedy=fetch,
+            facts={"folder": str(folder), "command": command},
+        )
     layout = CheckpointLayout(folder=folder)
     if layout.transformer_config.exists() or layout.transformer_index.exists() or layout.vae.exists():
         return _other_model(layout)
@@ -108,16 +114,36 @@ def _wrong_folder(folder: Path) -> Diagnosis | None:
         path for path in sorted(folder.glob("*/")) + sorted(folder.glob("snapshots/*/")) if _has_index(path)
     ]
     if inner:
-        title, cause = "The checkpoint lies one folder deeper.", f"“{folder}” only contains it."
-        return _problem("wrong_folder", title, cause, f"Name {inner[0]} instead.")
+        return Diagnosis(
+            code="checkpoint_one_deeper",
+            title="The checkpoint lies one folder deeper.",
+            cause=f"“{folder}” only contains it.",
+            remedy=f"Name {inner[0]} instead.",
+            facts={"folder": str(folder), "inner": str(inner[0])},
+        )
     if (folder / "model_index.json").exists():
-        cause = "It is a model in the Diffusers format; the checkpoint is needed in the original format."
-        return _problem("wrong_folder", "This is another kind of checkpoint.", cause, fetch)
+        return Diagnosis(
+            code="diffusers_checkpoint",
+            title="This is another kind of checkpoint.",
+            cause="It is a model in the Diffusers format; the checkpoint is needed in the original format.",
+            remedy=fetch,
+            facts={"command": command},
+        )
     if (folder / "liveavatar.safetensors").exists():
-        cause = "It holds the LiveAvatar LoRA, which is merged into the checkpoint."
-        return _problem("wrong_folder", "This is the LoRA's folder.", cause, fetch)
-    cause = "None of the checkpoint's files is in it."
-    return _problem("wrong_folder", f"“{folder}” is not a checkpoint folder.", cause, fetch)
+        return Diagnosis(
+            code="lora_folder",
+            title="This is the LoRA's folder.",
+            cause="It holds the LiveAvatar LoRA, which is merged into the checkpoint.",
+            remedy=fetch,
+            facts={"command": command},
+        )
+    return Diagnosis(
+        code="wrong_folder",
+        title=f"“{folder}” is not a checkpoint folder.",
+        cause="None of the checkpoint's files is in it.",
+        remedy=fetch,
+        facts={"folder": str(folder), "command": command},
+    )
 
 
 def _has_index(folder: Path) -> bool:
@@ -132,11 +158,13 @@ def _other_model(layout: CheckpointLayout) -> Diagnosis | None:
     if model_type in (None, "s2v"):
         return None
     name = _OTHER_MODELS.get(str(model_type), f"a “{model_type}”")
-    return _problem(
-        "wrong_model",
-        f"This is the checkpoint of {name}, not of the speech model.",
-        f"config.json says model_type “{model_type}”; it must be “s2v”.",
-        f"Fetch {REPOSITORY} into a folder of its own: hf download {REPOSITORY} --local-dir Wan2.2-S2V-14B",
+    command = f"hf download {REPOSITORY} --local-dir Wan2.2-S2V-14B"
+    return Diagnosis(
+        code="wrong_model",
+        title=f"This is the checkpoint of {name}, not of the speech model.",
+        cause=f"config.json says model_type “{model_type}”; it must be “s2v”.",
+        remedy=f"Fetch {REPOSITORY} into a folder of its own: {command}",
+        facts={"model_type": str(model_type), "command": command},
     )
 
 
@@ -176,12 +204,14 @@ def _content_problems(names: Iterable[str], num_layers: int) -> list[Diagnosis]:
         if absent
         else f"It has {len(blocks)} blocks, config.json says {num_layers}."
     )
+    command = f"hf download {REPOSITORY} --include 'diffusion_pytorch_model*' config.json"
     return [
-        _problem(
-            "wrong_weights",
-            "The transformer's files do not belong to the speech model.",
-            cause,
-            f"Fetch them again: hf download {REPOSITORY} --include 'diffusion_pytorch_model*' config.json",
+        Diagnosis(
+            code="wrong_weights",
+            title="The transformer's files do not belong to the speech model.",
+            cause=cause,
+            remedy=f"Fetch them again: {command}",
+            facts={"command": command},
         )
     ]
 
@@ -210,15 +240,25 @@ def _audio_encoder(layout: CheckpointLayout) -> Part:
 
 
 def _lora(layout: CheckpointLayout) -> Part:
-    remedy = f"Fetch it with: hf download {LORA_REPOSITORY} liveavatar.safetensors --local-dir LiveAvatar"
+    command = f"hf download {LORA_REPOSITORY} liveavatar.safetensors --local-dir LiveAvatar"
     if layout.lora is None or not layout.lora.is_file():
-        title = "The LiveAvatar LoRA is not there."
-        cause = "Without it the model needs many more steps and does not stream."
-        return _part("LoRA", {}, [_problem("missing_file", title, cause, remedy)])
+        missing = Diagnosis(
+            code="missing_lora",
+            title="The LiveAvatar LoRA is not there.",
+            cause="Without it the model needs many more steps and does not stream.",
+            remedy=f"Fetch it with: {command}",
+            facts={"command": command},
+        )
+        return _part("LoRA", {}, [missing])
     tensors, problem = _read(layout, layout.lora)
     if problem is None and not any("lora_A" in name for name in tensors):
-        title = f"“{layout.lora.name}” is not a LoRA."
-        problem = _problem("wrong_weights", title, "None of its tensors is named lora_A.", remedy)
+        problem = Diagnosis(
+            code="not_a_lora",
+            title=f"“{layout.lora.name}” is not a LoRA.",
+            cause="None of its tensors is named lora_A.",
+            remedy=f"Fetch it with: {command}",
+            facts={"name": layout.lora.name, "command": command},
+        )
     return _part("LoRA", tensors, [problem] if problem else [])
 
 
@@ -242,19 +282,31 @@ def _file_problem(layout: CheckpointLayout, path: Path, error: Exception) -> Dia
     inside = path.is_relative_to(layout.folder)
     name = path.relative_to(layout.folder) if inside else path.name
     repository, target = (REPOSITORY, layout.folder) if inside else (LORA_REPOSITORY, path.parent)
-    remedy = f"Fetch it with: hf download {repository} {name} --local-dir {target}"
+    command = f"hf download {repository} {name} --local-dir {target}"
     if isinstance(error, FileNotFoundError):
-        return _problem("missing_file", f"“{name}” is missing.", "", remedy)
+        return Diagnosis(
+            code="missing_file",
+            title=f"“{name}” is missing.",
+            cause="",
+            remedy=f"Fetch it with: {command}",
+            facts={"name": str(name), "command": command},
+        )
     if isinstance(error, DamagedFile):
-        return _problem("damaged_file", f"“{name}” {error}.", "", f"Delete it. {remedy}")
-    return _problem(
-        "unreadable_file", f"“{name}” cannot be read.", f"The system says: {error}.", "Check its rights."
+        return Diagnosis(
+            code="damaged_file",
+            title=f"“{name}” {error}.",
+            cause="",
+            remedy=f"Delete it. Fetch it with: {command}",
+            facts={"name": str(name), "command": command},
+        )
+    return Diagnosis(
+        code="unreadable_file",
+        title=f"“{name}” cannot be read.",
+        cause=f"The system says: {error}.",
+        remedy="Check its rights.",
+        facts={"name": str(name), "reason": str(error)},
     )
 
 
 def _part(name: str, tensors: Headers, problems: Sequence[Diagnosis]) -> Part:
     return Part(name=name, tensors=tensors, problems=tuple(problems))
-
-
-def _problem(code: str, title: str, cause: str, remedy: str) -> Diagnosis:
-    return Diagnosis(code=code, title=title, cause=cause, remedy=remedy)

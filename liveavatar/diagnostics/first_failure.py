@@ -62,7 +62,7 @@ def hang(
     diagnosis = engine_silent(phrase, waited_s, silent=[place(rank, plan) for rank in silent], record=record)
     if len(silent) != 1:
         return diagnosis
-    return dataclasses.replace(diagnosis, facts={**diagnosis.facts, "rank": silent[0]})
+    return dataclasses.replace(diagnosis, facts={**diagnosis.facts, **_place_facts(silent[0], plan)})
 
 
 def at_rank(diagnosis: Diagnosis, rank: int, plan: ExecutionPlan) -> Diagnosis:
@@ -72,8 +72,13 @@ def at_rank(diagnosis: Diagnosis, rank: int, plan: ExecutionPlan) -> Diagnosis:
     return dataclasses.replace(
         diagnosis,
         cause=f"{diagnosis.cause} It happened on {place(rank, plan)}.",
-        facts={**diagnosis.facts, "rank": rank},
+        facts={**diagnosis.facts, **_place_facts(rank, plan)},
     )
+
+
+def _place_facts(rank: int, plan: ExecutionPlan) -> dict[str, int]:
+    assert plan.parallel is not None
+    return {"rank": rank, "num_ranks": plan.parallel.world_size}
 
 
 def place(rank: int, plan: ExecutionPlan) -> str:

@@ -12,11 +12,13 @@ import numpy as np
 import soundfile
 
 from liveavatar.core.errors import Diagnosis, InputRejected
+from liveavatar.core.note import Note
 from liveavatar.core.request import AUDIO_RATE
 
 MIN_SECONDS = 0.2
 _SILENCE_DBFS = -55.0  # of the loudest 20 ms; the noise of a muted microphone lies below, whispering above
 _BLOCK = AUDIO_RATE // 50
+_SOUND_TRACK = Note(code="sound_track", text="The voice is the sound track of the video you gave.")
 
 # Demuxers that only read the file itself: a playlist could otherwise name other files or hosts.
 _CONTAINERS = {
@@ -27,10 +29,10 @@ _CONTAINERS = {
 
 @dataclass(frozen=True, kw_only=True)
 class ImportedAudio:
-    """What was written, and one sentence per change worth telling."""
+    """What was written, and one note per change worth telling."""
 
     seconds: float
-    notes: tuple[str, ...]
+    notes: tuple[Note, ...]
 
 
 def import_audio(source: Path, target: Path, *, max_seconds: float) -> ImportedAudio:
@@ -39,38 +41,48 @@ def import_audio(source: Path, target: Path, *, max_seconds: float) -> ImportedA
     Raises InputRejected when it is missing, unreadable, without sound, silent, too short or too long.
     """
     if not source.is_file():
-        raise _rejected(
-            "missing_voice",
-            "There is no voice.",
-            f"The file “{source.name}” does not exist." if source.name else "It is what the face says.",
-            "Add or record a voice.",
+        raise InputRejected(
+            Diagnosis(
+                code="missing_voice",
+                title="There is no voice.",
+                cause=f"The file “{source.name}” does not exist."
+                if source.name
+                else "It is what the face says.",
+                remedy="Add or record a voice.",
+            )
         )
     try:
         with av.open(str(source), options={"protocol_whitelist": "file"}) as container:
             if not set(container.format.name.split(",")) & _CONTAINERS:
                 raise _unreadable(source, f"Its format ({container.format.name}) is not a recording.")
             if not container.streams.audio:
-                raise _rejected(
-                    "no_sound_track",
-                    f"“{source.name}” has no sound.",
-                    "It is a video or picture without a sound track.",
-                    "Choose a file in which somebody speaks.",
+                raise InputRejected(
+                    Diagnosis(
+                        code="no_sound_track",
+                        title=f"“{source.name}” has no sound.",
+                        cause="It is a video or picture without a sound track.",
+                        remedy="Choose a file in which somebody speaks.",
+                        facts={"name": source.name},
+                    )
                 )
             if container.duration:
                 _check_length(container.duration / av.time_base, max_seconds)
-            notes = ["The voice is the sound track of the video you gave."] if _is_video(container) else []
+            notes = (_SOUND_TRACK,) if _is_video(container) else ()
             seconds, peak_dbfs = _transcode(container, target, max_seconds)
     except (av.FFmpegError, ValueError, OSError) as error:
         raise _unreadable(source, "It is not a recording, or it is damaged.") from error
     _check_length(seconds, max_seconds)
     if peak_dbfs < _SILENCE_DBFS:
-        raise _rejected(
-            "silent_voice",
-            "The voice is silent.",
-            f"Its loudest moment is at {peak_dbfs:.0f} dB; speech is above {_SILENCE_DBFS:.0f} dB.",
-            "Check the microphone or choose another recording.",
+        raise InputRejected(
+            Diagnosis(
+                code="silent_voice",
+                title="The voice is silent.",
+                cause=f"Its loudest moment is at {peak_dbfs:.0f} dB; speech is above {_SILENCE_DBFS:.0f} dB.",
+                remedy="Check the microphone or choose another recording.",
+                facts={"loudest_db": round(peak_dbfs), "limit_db": round(_SILENCE_DBFS)},
+            )
         )
-    return ImportedAudio(seconds=seconds, notes=tuple(notes))
+    return ImportedAudio(seconds=seconds, notes=notes)
 
 
 def _is_video(container: Any) -> bool:
@@ -107,29 +119,34 @@ def _frames_then_flush(container: Any) -> Any:
 
 def _check_length(seconds: float, max_seconds: float) -> None:
     if seconds < MIN_SECONDS:
-        raise _rejected(
-            "voice_too_short",
-            f"The voice is only {seconds * 1000:.0f} ms long.",
-            f"At least {MIN_SECONDS * 1000:.0f} ms are needed for a mouth to move.",
-            "Record or choose a longer one.",
+        raise InputRejected(
+            Diagnosis(
+                code="voice_too_short",
+                title=f"The voice is only {seconds * 1000:.0f} ms long.",
+                cause=f"At least {MIN_SECONDS * 1000:.0f} ms are needed for a mouth to move.",
+                remedy="Record or choose a longer one.",
+                facts={"length_ms": round(seconds * 1000), "least_ms": round(MIN_SECONDS * 1000)},
+            )
         )
     if seconds > max_seconds:
-        raise _rejected(
-            "voice_too_long",
-            f"The voice is {seconds / 60:.0f} minutes long.",
-            f"This installation makes videos of up to {max_seconds / 60:g} minutes.",
-            "Cut it into parts, or raise LIVEAVATAR_MAX_AUDIO_S and start the app again.",
+        raise InputRejected(
+            Diagnosis(
+                code="voice_too_long",
+                title=f"The voice is {seconds / 60:.0f} minutes long.",
+                cause=f"This installation makes videos of up to {max_seconds / 60:g} minutes.",
+                remedy="Cut it into parts, or raise LIVEAVATAR_MAX_AUDIO_S and start the app again.",
+                facts={"minutes": round(seconds / 60), "most_minutes": round(max_seconds / 60, 1)},
+            )
         )
 
 
 def _unreadable(source: Path, cause: str) -> InputRejected:
-    return _rejected(
-        "unreadable_voice",
-        f"The voice “{source.name}” cannot be read.",
-        cause,
-        "Save it as WAV, MP3, M4A, FLAC or OGG and add it again.",
+    return InputRejected(
+        Diagnosis(
+            code="unreadable_voice",
+            title=f"The voice “{source.name}” cannot be read.",
+            cause=cause,
+            remedy="Save it as WAV, MP3, M4A, FLAC or OGG and add it again.",
+            facts={"name": source.name},
+        )
     )
-
-
-def _rejected(code: str, title: str, cause: str, remedy: str) -> InputRejected:
-    return InputRejected(Diagnosis(code=code, title=title, cause=cause, remedy=remedy))

@@ -8,6 +8,7 @@ from pathlib import Path
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from liveavatar.core.errors import Diagnosis, InputRejected
+from liveavatar.core.note import Note
 
 MAX_SIDE = 4096  # pixels kept; no engine uses more
 MAX_MEGAPIXELS = 80
@@ -17,25 +18,31 @@ _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
 _BACKDROP = (226, 228, 232)  # behind transparent portraits: a light studio grey
 _EXIF_ORIENTATION = 0x0112
 
+_FIRST_FRAME = Note(code="first_frame", text="The picture has several frames; the first one is used.")
+_TURNED = Note(code="turned_upright", text="The picture was turned upright, as its camera recorded.")
+_FILLED = Note(
+    code="background_filled", text="The transparent parts of the picture were filled with light grey."
+)
+
 Image.MAX_IMAGE_PIXELS = None  # the limit above, with its own sentence, comes before any decoding
 
 
-def import_image(source: Path, target: Path) -> list[str]:
-    """Write the picture as an upright RGB PNG and return one sentence per change worth telling.
+def import_image(source: Path, target: Path) -> list[Note]:
+    """Write the picture as an upright RGB PNG and return one note per change worth telling.
 
     Raises InputRejected when it is missing, unreadable, too small or too large.
     """
-    notes: list[str] = []
+    notes: list[Note] = []
     with _open(source) as image:
         _check_size(image)
         if getattr(image, "n_frames", 1) > 1:
-            notes.append("The picture has several frames; the first one is used.")
+            notes.append(_FIRST_FRAME)
         if image.getexif().get(_EXIF_ORIENTATION, 1) != 1:
-            notes.append("The picture was turned upright, as its camera recorded.")
+            notes.append(_TURNED)
         try:
             upright = _decode(image)
             if _is_see_through(image):
-                notes.append("The transparent parts of the picture were filled with light grey.")
+                notes.append(_FILLED)
         except (OSError, ValueError, SyntaxError) as error:
             raise _unreadable(source, f"It is damaged or incomplete ({error}).") from error
     upright.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
@@ -86,6 +93,7 @@ def _check_size(image: Image.Image) -> None:
                 title=f"The picture has {image.width} x {image.height} pixels ({megapixels:.0f} megapixels).",
                 cause=f"Up to {MAX_MEGAPIXELS} megapixels are read; a video frame shows less than one.",
                 remedy="Save a smaller copy, for example 2000 pixels wide, and add that.",
+                facts={"width": image.width, "height": image.height, "most_megapixels": MAX_MEGAPIXELS},
             )
         )
     if min(image.size) < MIN_SIDE:
@@ -95,7 +103,7 @@ def _check_size(image: Image.Image) -> None:
                 title=f"The picture is only {image.width} x {image.height} pixels.",
                 cause=f"A face needs at least {MIN_SIDE} pixels in each direction; 400 or more look good.",
                 remedy="Choose a larger picture.",
-                facts={"width": image.width, "height": image.height},
+                facts={"width": image.width, "height": image.height, "least": MIN_SIDE},
             )
         )
 
@@ -137,5 +145,6 @@ def _unreadable(source: Path, cause: str) -> InputRejected:
             title=f"The picture “{source.name}” cannot be read.",
             cause=cause,
             remedy="Save it as JPEG, PNG or WebP and add it again.",
+            facts={"name": source.name},
         )
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from liveavatar.core.errors import Diagnosis, InputRejected
+from liveavatar.core.note import Note
 from liveavatar.core.parallel import MAX_STEPS
 from liveavatar.core.request import AUTO, ENGINES, GenerationRequest, ValidatedRequest
 from liveavatar.core.sizes import parse_size
@@ -19,10 +20,10 @@ _MAX_SEED = 2**31 - 1
 
 @dataclass(frozen=True, kw_only=True)
 class Intake:
-    """A usable request and the sentences about what was done to its inputs."""
+    """A usable request and notes about what was done to its inputs."""
 
     request: ValidatedRequest
-    notes: tuple[str, ...]
+    notes: tuple[Note, ...]
 
 
 def validate(request: GenerationRequest, *, job_id: str, job_dir: Path, max_audio_s: float) -> Intake:
@@ -62,6 +63,7 @@ def _check_choices(request: GenerationRequest) -> None:
                 title=f"There is no engine “{request.engine}”.",
                 cause=f"Known engines are {', '.join(ENGINES)}.",
                 remedy="Choose one of them, or auto.",
+                facts={"engine": request.engine, "engines": ", ".join(ENGINES)},
             )
         )
     if not 0 <= request.seed <= _MAX_SEED:
@@ -71,6 +73,7 @@ def _check_choices(request: GenerationRequest) -> None:
                 title=f"The seed {request.seed} cannot be used.",
                 cause=f"Seeds are whole numbers from 0 to {_MAX_SEED}.",
                 remedy="Choose another seed.",
+                facts={"seed": request.seed, "largest": _MAX_SEED},
             )
         )
     check_num_steps(request.num_steps)
@@ -81,6 +84,7 @@ def _check_choices(request: GenerationRequest) -> None:
                 title=f"The prompt has {len(request.prompt)} characters.",
                 cause=f"At most {MAX_PROMPT_CHARACTERS} are read.",
                 remedy="Shorten it.",
+                facts={"length": len(request.prompt), "longest": MAX_PROMPT_CHARACTERS},
             )
         )
 
@@ -94,6 +98,7 @@ def check_num_steps(num_steps: int | None) -> None:
                 title=f"{num_steps} denoising steps cannot be run.",
                 cause=f"The model was made for {MAX_STEPS} steps and works with 1 to {MAX_STEPS}.",
                 remedy="Choose another number of steps, or leave it open.",
+                facts={"num_steps": num_steps, "most": MAX_STEPS},
             )
         )
 

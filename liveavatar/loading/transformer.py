@@ -150,5 +150,6 @@ def _wrong_tensors(folder: Path, *, missing: list[str], unknown: list[str]) -> E
             title="The model files do not fit together.",
             cause=f"In {folder.name}, {' and '.join(parts)}.",
             remedy="Run `python -m liveavatar doctor --checkpoint DIR` to see which file to fetch again.",
+            facts={"folder": folder.name, "num_missing": len(missing), "num_unknown": len(unknown)},
         )
     )

@@ -88,14 +88,15 @@ def _of_card(index: int, readings: Sequence[Reading]) -> list[Remark]:
     if _lasts(readings, lambda reading: _holds(reading, index, is_communication_bound)):
         remarks.append(_communication_bound(last, has_partners=len(_our_cards(readings[-1])) > 1))
     if _lasts(readings, lambda reading: _holds(reading, index, is_memory_bound)):
-        text = f"GPU {number} is limited by the speed of its memory. fp8 weights move half as much."
+        text = (
+            f"GPU {number} works as fast as its own memory delivers data. "
+            "8-bit weights (the app's option --precision fp8) halve what it has to read."
+        )
         remarks.append(Remark(code="memory_bound", gpus=(index,), text=text))
     if _lasts(readings, lambda reading: _holds(reading, index, is_slowed_by_heat)):
         celsius = "" if last.temperature is None else f" ({last.temperature} °C)"
         text = f"GPU {number} slows down because it is too hot{celsius}. Check fans and air flow."
-        remarks.append(
-            Remark(code="heat", gpus=(index,), values={"celsius": last.temperature or 0}, text=text)
-        )
+        remarks.append(Remark(code="heat", gpus=(index,), text=text))
     if _lasts(
         readings,
         lambda reading: _holds(reading, index, lambda gpu: waits_for_processor(gpu, reading.host)),
@@ -110,14 +111,19 @@ def _of_card(index: int, readings: Sequence[Reading]) -> list[Remark]:
 def _communication_bound(gpu: GpuReading, *, has_partners: bool) -> Remark:
     """Between cards it is the plan that sends too much; a single card can only wait for the machine's memory."""
     percent = round(100 * (gpu.link_share or 0))
-    advice = (
-        "The timestep pipeline or a tensor x layers plan sends less."
-        if has_partners
-        else "Its weights probably come from the machine's memory; with fp8 or a smaller picture they could stay."
+    if has_partners:
+        text = (
+            f"GPU {gpu.index + 1} mostly waits for data from the other cards: the connection between them "
+            f"(PCIe or NVLink) is {percent} % busy. Nothing is broken, but videos take longer than these cards need. "
+            "Check that every card sits in its fastest slot, or let fewer cards make a video."
+        )
+        return Remark(code="communication_bound", gpus=(gpu.index,), text=text)
+    text = (
+        f"GPU {gpu.index + 1} mostly waits for data from the machine's memory: the connection to it (PCIe) is "
+        f"{percent} % busy. Probably the card has no room for the whole model. "
+        "Other programs closed, or a smaller picture, leave it more."
     )
-    text = f"GPU {gpu.index + 1} computes little and waits for its link, which is {percent} % busy. {advice}"
-    code = "communication_bound" if has_partners else "transfer_bound"
-    return Remark(code=code, gpus=(gpu.index,), values={"link": percent}, text=text)
+    return Remark(code="transfer_bound", gpus=(gpu.index,), text=text)
 
 
 def _uneven(readings: Sequence[Reading]) -> list[Remark]:
@@ -139,7 +145,7 @@ def _uneven(readings: Sequence[Reading]) -> list[Remark]:
         if _lasts(readings, is_alone):
             text = (
                 f"GPU {index + 1} does nearly all of the work while the other cards wait for it. "
-                "A plan that divides the work otherwise would be faster."
+                "Videos take longer than they would with the work spread evenly."
             )
             return [Remark(code="uneven", gpus=(index,), text=text)]
     return []

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from liveavatar.core.memory import GIB, gb_text
-from liveavatar.monitoring.readings import GpuReading, Reading
+from liveavatar.monitoring.readings import GpuReading, Reading, Unreadable
 
 _BOOKKEEPING_BYTES, _BOOKKEEPING_SHARE = 0.5 * GIB, 0.01
 _CULPRIT_BYTES = 2 * GIB
@@ -87,7 +87,7 @@ def culprits(reading: Reading) -> list[Remark]:
             Remark(
                 code="other_programs",
                 gpus=(gpu.index,),
-                values={"bytes": others, "programs": named},
+                values={"other_bytes": others, "programs": named},
                 text=f"Other programs use {gb_text(others)} on GPU {gpu.index + 1}"
                 + (f" ({named})" if named else "")
                 + ". End them to make room for larger pictures.",
@@ -98,7 +98,7 @@ def culprits(reading: Reading) -> list[Remark]:
 
 def unknowns(reading: Reading, *, is_wsl: bool) -> list[Remark]:
     """Say what the driver does not tell, one sentence for all cards that it is true of."""
-    remarks = [_unreadable(each.code, each.index, each.name, each.reason) for each in reading.unreadable]
+    remarks = [_unreadable(each) for each in reading.unreadable]
     slices = [gpu.index for gpu in reading.gpus if gpu.is_slice]
     if slices:
         text = f"{_cards(slices)} are slices of a divided card (MIG); only their memory is known."
@@ -122,7 +122,7 @@ def unknowns(reading: Reading, *, is_wsl: bool) -> list[Remark]:
         verb = "does" if len(indices) == 1 else "do"
         text = f"{_cards(indices)} {verb} not report {', '.join(name.replace('_', ' ') for name in missing)}."
         remarks.append(
-            Remark(code="not_reported", gpus=tuple(indices), values={"fields": ",".join(missing)}, text=text)
+            Remark(code="not_reported", gpus=tuple(indices), values={"fields": ", ".join(missing)}, text=text)
         )
     return remarks
 
@@ -136,13 +136,16 @@ def _missing_fields(gpu: GpuReading) -> tuple[str, ...]:
     return tuple(name for name, value in fields.items() if value is None)
 
 
-def _unreadable(code: str, index: int, name: str, reason: str) -> Remark:
-    texts = {
-        "lost": f"GPU {index + 1} is gone: it was unplugged or fell off the bus.",
-        "no_memory": f"GPU {index + 1} ({name}) does not say how much memory it has.",
-        "silent": f"GPU {index + 1} ({name}) does not answer ({reason}).",
-    }
-    return Remark(code=code, gpus=(index,), values={"name": name, "reason": reason}, text=texts[code])
+def _unreadable(card: Unreadable) -> Remark:
+    gpus, number = (card.index,), card.index + 1
+    if card.code == "lost":
+        text = f"GPU {number} is gone: it was unplugged or fell off the bus."
+        return Remark(code="lost", gpus=gpus, text=text)
+    if card.code == "no_memory":
+        text = f"GPU {number} ({card.name}) does not say how much memory it has."
+        return Remark(code="no_memory", gpus=gpus, text=text)
+    text = f"GPU {number} ({card.name}) does not answer ({card.reason})."
+    return Remark(code="silent", gpus=gpus, text=text)
 
 
 def _cards(indices: Sequence[int]) -> str:

@@ -131,7 +131,7 @@ def _lock(memory: Tensor) -> None:
                 cause=f"{gb_text(memory.numel())} of it could not be set aside for the graphics card"
                 f" (CUDA error {status}).",
                 remedy="Close other programs or choose a smaller picture size.",
-                facts={"needed_bytes": memory.numel()},
+                facts={"needed_bytes": memory.numel(), "status": status},
             )
         )
 

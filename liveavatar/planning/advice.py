@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 from liveavatar.core.hardware import Machine
 from liveavatar.core.memory import gb_text
-from liveavatar.planning.candidates import candidates, first_to_reach, reaches
+from liveavatar.core.note import Note
+from liveavatar.planning.candidates import Candidate, candidates, first_to_reach, reaches
 from liveavatar.planning.choice import (
     ANY_SPEED,
     REAL_TIME_FPS,
@@ -33,7 +34,7 @@ def advise(choice: Choice) -> tuple[str, ...]:
     return _all(iter(sentences))
 
 
-def why_smaller(choice: Choice) -> tuple[str, ...]:
+def why_smaller(choice: Choice) -> tuple[Note, ...]:
     """Return why the size that was asked for is not made, and what would have to change; nothing where it is made."""
     asked, machine = choice.sizes[0], choice.machine
     if not choice.size_was_fixed or choice.size == asked or not machine.gpus:
@@ -43,11 +44,24 @@ def why_smaller(choice: Choice) -> tuple[str, ...]:
     emptied = dataclasses.replace(
         machine, gpus=tuple(dataclasses.replace(gpu, other_programs_bytes=0) for gpu in machine.gpus)
     )
+    notes = (_why_too_large(closest),) if closest else ()
     if others and _reaches(choice, asked, ANY_SPEED, machine=emptied):
-        change = f"{asked} would fit if other programs gave back their {gb_text(others)}."
-    else:
-        change = _would_take(choice, asked, ANY_SPEED, f"{asked}")
-    return (*((closest.details.reason,) if closest else ()), change)
+        text = f"{asked} would fit if other programs gave back their {gb_text(others)}."
+        return (
+            *notes,
+            Note(code="fits_without_others", text=text, values={"size": str(asked), "other_bytes": others}),
+        )
+    ways = _ways(choice, asked, ANY_SPEED)
+    text = _would_take(ways, f"{asked}")
+    if not ways:
+        return (*notes, Note(code="out_of_reach", text=text, values={"size": str(asked)}))
+    return (*notes, Note(code="would_take", text=text, values={"size": str(asked), "ways": ", ".join(ways)}))
+
+
+def _why_too_large(closest: Candidate) -> Note:
+    return Note(
+        code="too_large", text=closest.details.reason, values={"missing_bytes": closest.missing_bytes}
+    )
 
 
 def _to_fit_at_all(choice: Choice) -> Iterator[str]:
@@ -57,7 +71,7 @@ def _to_fit_at_all(choice: Choice) -> Iterator[str]:
     smaller = _largest_smaller(choice, ANY_SPEED)
     if smaller is not None:
         yield f"{smaller} fits on these cards."
-    yield _would_take(choice, choice.size, ANY_SPEED, f"{choice.size}")
+    yield _would_take(_ways(choice, choice.size, ANY_SPEED), f"{choice.size}")
 
 
 def _to_larger_size(choice: Choice) -> Iterator[str]:
@@ -65,14 +79,15 @@ def _to_larger_size(choice: Choice) -> Iterator[str]:
     if choice.size_was_fixed or choice.size == choice.sizes[0]:
         return
     larger = choice.sizes[choice.sizes.index(choice.size) - 1]
-    yield _would_take(choice, larger, choice.min_fps, f"{larger} at {choice.min_fps:g} pictures per second")
+    ways = _ways(choice, larger, choice.min_fps)
+    yield _would_take(ways, f"{larger} at {choice.min_fps:g} pictures per second")
 
 
 def _to_real_time(choice: Choice) -> Iterator[str]:
     smaller = _largest_smaller(choice, REAL_TIME_FPS)
     if smaller is not None:
         yield f"Real time ({REAL_TIME_FPS} pictures per second) is reached at {smaller}."
-    yield _would_take(choice, choice.size, REAL_TIME_FPS, f"Real time at {choice.size}")
+    yield _would_take(_ways(choice, choice.size, REAL_TIME_FPS), f"Real time at {choice.size}")
 
 
 def _largest_smaller(choice: Choice, fps: float) -> VideoSize | None:
@@ -97,17 +112,18 @@ def _reaches(
     return reaches(machine or choice.machine, size, fps, wishes or choice.wishes, choice.calibration)
 
 
-def _would_take(choice: Choice, size: VideoSize, fps: float, goal: str) -> str:
-    """Return "GOAL would take A, or B." with the smallest change of each kind, or that none of them is enough."""
-    ways = [
-        way
-        for way in (
-            _more_cards(choice, size, fps),
-            _other_card(choice, size, fps),
-            _fewer_steps(choice, size, fps),
-        )
-        if way
-    ]
+def _ways(choice: Choice, size: VideoSize, fps: float) -> list[str]:
+    """Return the smallest change of each kind that is enough."""
+    ways = (
+        _more_cards(choice, size, fps),
+        _other_card(choice, size, fps),
+        _fewer_steps(choice, size, fps),
+    )
+    return [way for way in ways if way]
+
+
+def _would_take(ways: list[str], goal: str) -> str:
+    """Return "GOAL would take A, or B.", or that no single change is enough."""
     if not ways:
         return f"{goal} is out of reach with one change to this machine."
     return f"{goal} would take {', or '.join(ways)}."

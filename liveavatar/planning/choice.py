@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from liveavatar.core.area_sizes import size_for_area
 from liveavatar.core.errors import Diagnosis, InputRejected
 from liveavatar.core.hardware import Machine
-from liveavatar.core.memory import gb_text
+from liveavatar.core.note import Note
 from liveavatar.core.plan import ExecutionPlan
 from liveavatar.core.request import AUTO
 from liveavatar.core.sizes import SIZES, TIERS
-from liveavatar.planning import memory_model
 from liveavatar.planning.calibration import NOTHING_MEASURED, Calibration
 from liveavatar.planning.candidates import Candidate, candidates, reaches, rejections_by_rule
 from liveavatar.planning.model_spec import VideoSize
+from liveavatar.planning.plan_notes import plan_notes, text_rank
 from liveavatar.planning.wishes import ANYTHING, Wishes
 
 REAL_TIME_FPS = 25
@@ -46,7 +46,7 @@ class Choice:
     size_was_fixed: bool
     candidates: tuple[Candidate, ...]  # the best first, then those that do not fit
     ruled_out: tuple[tuple[str, str], ...]  # (plan, reason)
-    decisions: tuple[str, ...]
+    decisions: tuple[Note, ...]
     calibration: Calibration = NOTHING_MEASURED
 
     @property
@@ -74,21 +74,19 @@ def choose(
         sizes = auto_sizes(picture or WIDESCREEN)
         fast_enough = largest_to_reach(machine, sizes, min_fps, wishes, calibration)
         video_size = fast_enough or sizes[-1]
-        sentence = (
-            f"{video_size} is the largest size that is made at {min_fps:g} pictures per second or more."
-            if fast_enough
-            else f"No size is made at {min_fps:g} pictures per second; {video_size} is the smallest."
-        )
+        note: Note | None = _automatic_size(video_size, min_fps, is_reached=fast_enough is not None)
     else:
-        video_size, sentence = fixed_size(size, picture)
+        video_size, note = fixed_size(size, picture)
         sizes = (video_size,)
         if may_shrink:
             smaller = smaller_sizes(video_size, picture or _large_picture(video_size))
             sizes = (video_size, *smaller)
             fitting = largest_to_reach(machine, sizes, ANY_SPEED, wishes, calibration)
             if fitting not in (None, video_size):
-                sentence = (
-                    f"{video_size} does not fit on {machine.describe()}; {fitting} is the largest that does."
+                note = Note(
+                    code="largest_that_fits",
+                    text=f"{video_size} does not fit on {machine.describe()}; {fitting} is the largest that does.",
+                    values={"asked": str(video_size), "cards": machine.describe(), "made": str(fitting)},
                 )
             video_size = fitting or video_size
     return Choice(
@@ -100,9 +98,17 @@ def choose(
         size_was_fixed=size != AUTO,
         candidates=tuple(candidates(machine, video_size, wishes, calibration)),
         ruled_out=tuple(rejections_by_rule(machine, wishes)),
-        decisions=(sentence,) if sentence else (),
+        decisions=(note,) if note else (),
         calibration=calibration,
     )
+
+
+def _automatic_size(size: VideoSize, min_fps: float, *, is_reached: bool) -> Note:
+    if is_reached:
+        text = f"{size} is the largest size that is made at {min_fps:g} pictures per second or more."
+        return Note(code="largest_fast_enough", text=text, values={"size": str(size), "fps": f"{min_fps:g}"})
+    text = f"No size is made at {min_fps:g} pictures per second; {size} is the smallest."
+    return Note(code="none_fast_enough", text=text, values={"size": str(size), "fps": f"{min_fps:g}"})
 
 
 def largest_to_reach(
@@ -128,8 +134,8 @@ def smaller_sizes(size: VideoSize, picture: tuple[int, int]) -> tuple[VideoSize,
     return tuple(each for each in auto_sizes(picture) if each.pixels < size.pixels)
 
 
-def fixed_size(text: str, picture: tuple[int, int] | None = None) -> tuple[VideoSize, str]:
-    """Return the size the model makes of "720*400", and a sentence when that differs. Raises InputRejected."""
+def fixed_size(text: str, picture: tuple[int, int] | None = None) -> tuple[VideoSize, Note | None]:
+    """Return the size the model makes of "720*400", and a note when that differs. Raises InputRejected."""
     match = re.fullmatch(r"\s*(\d{1,5})\s*[*xX×]\s*(\d{1,5})\s*", text)
     asked = (int(match[1]), int(match[2])) if match else (0, 0)
     offered = {_parse(name) for name in (*SIZES, *_MODEL_SIZES)}
@@ -141,13 +147,17 @@ def fixed_size(text: str, picture: tuple[int, int] | None = None) -> tuple[Video
                 title=f"The picture size “{text}” is not offered.",
                 cause="The model makes sizes near those it was trained on.",
                 remedy=f"Choose auto or one of {names}, upright or across.",
+                facts={"size": text, "sizes": names},
             )
         )
     shape = picture or (asked[0] * _PICTURE_SCALE, asked[1] * _PICTURE_SCALE)
     size = size_of_area(shape, asked[0] * asked[1])
     if (size.width, size.height) == asked:
-        return size, ""
-    return size, f"{asked[0]}*{asked[1]} becomes {size}: the model's sides are multiples of 64."
+        return size, None
+    text = f"{asked[0]}*{asked[1]} becomes {size}: the model's sides are multiples of 64."
+    return size, Note(
+        code="sides_of_64", text=text, values={"asked": f"{asked[0]}*{asked[1]}", "made": str(size)}
+    )
 
 
 def execution_plan(choice: Choice) -> ExecutionPlan:
@@ -156,12 +166,19 @@ def execution_plan(choice: Choice) -> ExecutionPlan:
     if best is None:
         reasons = [candidate.details.reason for candidate in choice.candidates[:1]]
         reasons += [reason for _, reason in reversed(choice.ruled_out)]
+        fixed, smaller = _precision_in_the_way(choice), _smaller_that_fits(choice)
         raise InputRejected(
             Diagnosis(
                 code="nothing_fits",
                 title=f"{choice.size} does not fit on {choice.machine.describe()}.",
                 cause=reasons[0] if choice.machine.gpus and reasons else "There is no graphics card.",
-                remedy=_what_would_fit(choice),
+                remedy=_what_would_fit(fixed, smaller),
+                facts={
+                    "size": str(choice.size),
+                    "cards": choice.machine.describe() if choice.machine.gpus else "",
+                    "fixed_precision": fixed,
+                    "smaller": smaller,
+                },
             )
         )
     configuration = best.configuration
@@ -169,7 +186,7 @@ def execution_plan(choice: Choice) -> ExecutionPlan:
         engine="s2v",
         width=choice.size.width,
         height=choice.size.height,
-        decisions=choice.decisions + plan_sentences(best),
+        decisions=choice.decisions + plan_notes(best),
         parallel=configuration.parallel,
         precision=configuration.precision,
         kv_precision=configuration.kv_precision,
@@ -182,62 +199,36 @@ def execution_plan(choice: Choice) -> ExecutionPlan:
     )
 
 
-def plan_sentences(candidate: Candidate) -> tuple[str, ...]:
-    """Return what was decided by itself in a plan that fits, one sentence each."""
-    configuration = candidate.configuration
-    sentences = [candidate.details.reason]
-    if configuration.precision == "fp8":
-        sentences.append(
-            "Weights are 8-bit: half the memory; the published evaluation scores them like 16-bit ones."
-        )
-    if configuration.kv_precision == "fp8":
-        sentences.append(
-            "Cached keys and values are kept in 8 bits, which halves them; the picture may differ slightly."
-        )
-    if configuration.kv_precision == "int8":
-        sentences.append(
-            "Attention works in 8 bits: faster, half the memory for keys and values; the picture may differ slightly."
-        )
-    if configuration.latents_per_decode == 1:
-        sentences.append(
-            "The decoder takes one latent frame at a time, which needs less memory and more time."
-        )
-    if configuration.tiled_vae:
-        sentences.append(
-            "Pictures are decoded in 2 tiles, which needs less memory;"
-            " where tiles meet, colours may differ by a few of 255 levels."
-        )
-    if configuration.offload.is_used:
-        sentences.append(f"{gb_text(candidate.details.host_bytes)} wait in host memory.")
-    size, rank = gb_text(memory_model.text_encoder_bytes()), text_rank(candidate)
-    if rank is None:
-        sentences.append(f"The text encoder ({size}) runs on the processor, once for every new prompt.")
-    else:
-        sentences.append(f"The text encoder ({size}) stays on the card of rank {rank}.")
-    return tuple(sentences)
+def _precision_in_the_way(choice: Choice) -> str:
+    """Return the precisions that the operator fixed, where the size fits without them; else nothing."""
+    wishes = choice.wishes
+    left_open = dataclasses.replace(wishes, precision=None, kv_precision=None)
+    if left_open == wishes or not _fits(choice, choice.size, left_open):
+        return ""
+    return ", ".join(precision for precision in (wishes.precision, wishes.kv_precision) if precision)
 
 
-def text_rank(candidate: Candidate) -> int | None:
-    """Return the rank whose card has room for the text encoder, None when no card has."""
-    budgets = candidate.details.budgets
-    return next((budget.rank for budget in budgets if budget.item_bytes("text encoder") > 0), None)
-
-
-def _what_would_fit(choice: Choice) -> str:
-    """Return what to do when nothing fits; only what was found to fit is named."""
-
-    def fits(size: VideoSize, wishes: Wishes) -> bool:
-        return reaches(choice.machine, size, ANY_SPEED, wishes, choice.calibration)
-
-    left_open = dataclasses.replace(choice.wishes, precision=None, kv_precision=None)
-    if left_open != choice.wishes and fits(choice.size, left_open):
-        return "Leave the precision of weights and caches open, or choose the engine portrait."
+def _smaller_that_fits(choice: Choice) -> str:
+    """Return the largest of the offered sizes that is smaller and fits, or nothing."""
     picture = _large_picture(choice.size)
     for tier in reversed(TIERS):
         name = "*".join(map(str, tier.landscape))
         size, _ = fixed_size(name, picture)
-        if size.pixels < choice.size.pixels and fits(size, choice.wishes):
-            return f"Choose the size {name}, or the engine portrait."
+        if size.pixels < choice.size.pixels and _fits(choice, size, choice.wishes):
+            return name
+    return ""
+
+
+def _fits(choice: Choice, size: VideoSize, wishes: Wishes) -> bool:
+    return reaches(choice.machine, size, ANY_SPEED, wishes, choice.calibration)
+
+
+def _what_would_fit(fixed_precision: str, smaller: str) -> str:
+    """Return what to do when nothing fits; only what was found to fit is named."""
+    if fixed_precision:
+        return "Leave the precision of weights and caches open, or choose the engine portrait."
+    if smaller:
+        return f"Choose the size {smaller}, or the engine portrait."
     return "Choose the engine portrait."
 
 

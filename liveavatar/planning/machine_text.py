@@ -93,6 +93,7 @@ def _rejected(text: str, cause: str) -> InputRejected:
             title=f"The graphics cards “{text}” cannot be read.",
             cause=cause,
             remedy=f"Write for example 5x24, 4x4090 or 2x RTX 6000 Ada. Cards: {names}; or a memory size in GB.",
+            facts={"text": text, "cards": names},
         )
     )
 

@@ -1,14 +1,20 @@
-"""Chooses the engine and the picture size. A pure function; every automatic choice adds one plain sentence."""
+"""Chooses the engine and the picture size. A pure function; every automatic choice adds one note."""
 
 from __future__ import annotations
 
 from liveavatar.core.errors import InputRejected
+from liveavatar.core.note import Note
 from liveavatar.core.plan import ExecutionPlan
 from liveavatar.core.request import AUTO
 from liveavatar.core.sizes import parse_size, size_for_picture
 from liveavatar.planning.s2v_request import S2vSetup, plan_s2v
 
 NO_S2V = S2vSetup()
+
+_BUILT_IN = Note(code="built_in_engine", text="The built-in engine makes this video.")
+_NO_STEPS = Note(
+    code="no_steps", text="The built-in engine has no denoising steps; their number is not used."
+)
 
 
 def plan_request(
@@ -40,16 +46,14 @@ def plan_request(
         try:
             return with_model()
         except InputRejected as rejection:
-            title, cause = rejection.diagnosis.title, rejection.diagnosis.cause
-            reason = " ".join(f"The built-in engine makes this video. {title} {cause}".split())
-            return _plan_portrait(size, picture, num_steps, reason)
+            return _plan_portrait(size, picture, num_steps, _BUILT_IN, Note.of(rejection.diagnosis))
     return _plan_portrait(size, picture, num_steps)
 
 
 def _plan_portrait(
-    size: str, picture: tuple[int, int], num_steps: int | None, *decisions: str
+    size: str, picture: tuple[int, int], num_steps: int | None, *decisions: Note
 ) -> ExecutionPlan:
     width, height = size_for_picture(*picture) if size == AUTO else parse_size(size)
     if num_steps is not None:
-        decisions += ("The built-in engine has no denoising steps; their number is not used.",)
+        decisions += (_NO_STEPS,)
     return ExecutionPlan(engine="portrait", width=width, height=height, decisions=decisions)

@@ -9,7 +9,8 @@ from typing import Any
 from liveavatar.core.memory import MemoryBudget, gb_digits, gb_text
 from liveavatar.core.parallel import ParallelPlan
 from liveavatar.planning.candidates import Candidate
-from liveavatar.planning.choice import REAL_TIME_FPS, Choice, plan_sentences
+from liveavatar.planning.choice import REAL_TIME_FPS, Choice
+from liveavatar.planning.plan_notes import plan_notes
 
 _ITEMS_SHOWN = 3  # the largest of a rank; the others are summed
 _WIDTH = 110  # columns of running text
@@ -50,7 +51,7 @@ def as_json(choice: Choice, notes: Sequence[str], advice: Sequence[str]) -> dict
         "steps": choice.wishes.num_steps,
         "fits": best is not None,
         "best": None if best is None else _candidate_json(best, with_budgets=True),
-        "decisions": [*choice.decisions, *(plan_sentences(best) if best else ())],
+        "decisions": [note.text for note in (*choice.decisions, *(plan_notes(best) if best else ()))],
         "notes": list(notes),
         "advice": list(advice),
         "plans": [_candidate_json(candidate) for candidate in choice.candidates if candidate.fits],
@@ -152,7 +153,7 @@ def _best_lines(choice: Choice) -> Iterator[str]:
         ("rank", "card", "does", "needs", "may use", "of it"), map(_budget_row, details.budgets), 0
     )
     yield ""
-    yield from _wrapped(*choice.decisions, *plan_sentences(best))
+    yield from _wrapped(*(note.text for note in (*choice.decisions, *plan_notes(best))))
 
 
 def _budget_row(budget: MemoryBudget) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from liveavatar.core.errors import Diagnosis, InputRejected
 from liveavatar.core.hardware import GpuSpec, Machine
 from liveavatar.core.memory import GIB, gb_text
+from liveavatar.core.note import Note
 from liveavatar.core.parallel import KvPrecision, Offload, ParallelPlan, Precision
 from liveavatar.core.plan import ExecutionPlan, ModelFiles
 from liveavatar.core.request import AUTO
@@ -27,8 +28,16 @@ LARGEST_FOR_PROCESSOR = 1_000_000_000
 AREA_BY_FREE_MEMORY = ((8 * GIB, 384 * 256), (12 * GIB, 688 * 368))
 
 _HOPPER = 9  # major compute capability of the cards that 8-bit attention is made for
-_NO_INT8_ATTENTION = "8-bit attention is made for Hopper cards (H100, H200) alone; 16 bits are used."
-_NO_8_BIT_WEIGHTS = "8-bit weights need cards that multiply in 8 bits; 16 bits are used."
+_NO_INT8_ATTENTION = Note(
+    code="no_int8_attention",
+    text="8-bit attention is made for Hopper cards (H100, H200) alone; 16 bits are used.",
+)
+_NO_8_BIT_WEIGHTS = Note(
+    code="no_8_bit_weights", text="8-bit weights need cards that multiply in 8 bits; 16 bits are used."
+)
+_ON_PROCESSOR = Note(
+    code="on_processor", text="There is no graphics card: the s2v engine runs on the processor."
+)
 
 _NEARLY = 0.8  # as fast as the best
 _SAME_MODEL = 0.01  # of the parameters; the forecast is computed for one model
@@ -100,17 +109,19 @@ def plan_s2v(
             pin_size=pin_size,
         )
     plan = execution_plan(_keeping_loaded(choice, setup))
-    lost = tuple(
-        f"The layout “{layout.describe()}” failed again and again: fewer cards are used."
-        for layout in sorted(setup.avoided, key=ParallelPlan.describe)
-    )
+    lost = tuple(map(_avoided_note, sorted(setup.avoided, key=ParallelPlan.describe)))
     decisions = plan.decisions + why_smaller(choice) + refused + lost
     return _with_operators_choice(setup, dataclasses.replace(plan, model=files, decisions=decisions))
 
 
-def _without_what_cards_cannot(setup: S2vSetup) -> tuple[S2vSetup, tuple[str, ...]]:
-    """Return the setup without wishes that the cards do not know, and a sentence for each."""
-    refused: tuple[str, ...] = ()
+def _avoided_note(layout: ParallelPlan) -> Note:
+    text = f"The layout “{layout.describe()}” failed again and again: fewer cards are used."
+    return Note(code="layout_avoided", text=text, values={"num_cards": layout.world_size})
+
+
+def _without_what_cards_cannot(setup: S2vSetup) -> tuple[S2vSetup, tuple[Note, ...]]:
+    """Return the setup without wishes that the cards do not know, and a note for each."""
+    refused: tuple[Note, ...] = ()
     if setup.precision == "fp8" and not (setup.gpus and all(gpu.fp8_flops for gpu in setup.gpus)):
         setup, refused = dataclasses.replace(setup, precision=None), (_NO_8_BIT_WEIGHTS,)
     is_hopper = [gpu.compute_capability[0] == _HOPPER for gpu in setup.gpus]
@@ -153,12 +164,14 @@ def _keeping_loaded(choice: Choice, setup: S2vSetup) -> Choice:
 def _with_first(choice: Choice, kept: Candidate) -> Choice:
     best = choice.best
     assert best is not None, "something fits: what is kept"
-    sentence = (
-        f"The engine stays loaded as it is: “{best.configuration.describe()}” would make"
-        f" {best.fps:.1f} instead of {kept.fps:.1f} pictures per second."
+    note = Note(
+        code="stays_loaded",
+        text=f"The engine stays loaded as it is: “{best.configuration.describe()}” would make"
+        f" {best.fps:.1f} instead of {kept.fps:.1f} pictures per second.",
+        values={"best_fps": f"{best.fps:.1f}", "fps": f"{kept.fps:.1f}"},
     )
     return dataclasses.replace(
-        choice, candidates=(kept, *choice.candidates), decisions=(*choice.decisions, sentence)
+        choice, candidates=(kept, *choice.candidates), decisions=(*choice.decisions, note)
     )
 
 
@@ -185,6 +198,20 @@ def _enough_memory(size: VideoSize, picture: tuple[int, int]) -> int:
     return next(limit for limit in limits if size_for_free_memory(limit, size, picture) == size)
 
 
+def _smaller_note(asked: VideoSize, made: VideoSize, free_bytes: int, needed_bytes: int) -> Note:
+    return Note(
+        code="smaller_for_memory",
+        text=f"{made} is made instead of {asked}: {gb_text(free_bytes)} of memory are free;"
+        f" it would take {gb_text(needed_bytes)}.",
+        values={
+            "made": str(made),
+            "asked": str(asked),
+            "free_bytes": free_bytes,
+            "needed_bytes": needed_bytes,
+        },
+    )
+
+
 def _without_forecast(
     setup: S2vSetup,
     files: ModelFiles,
@@ -194,19 +221,16 @@ def _without_forecast(
     pin_size: bool,
 ) -> ExecutionPlan:
     asked = "*".join(map(str, STANDARD.landscape)) if size == AUTO else size
-    video_size, sentence = fixed_size(asked, picture)
-    decisions = [sentence] if sentence else []
+    video_size, note = fixed_size(asked, picture)
+    decisions = [note] if note else []
     free = max((gpu.free_bytes for gpu in setup.gpus), default=setup.host_free_bytes)
     if free is not None and not pin_size:
         fitting = size_for_free_memory(free, video_size, picture)
         if fitting != video_size:
-            decisions.append(
-                f"{fitting} is made instead of {video_size}: {gb_text(free)} of memory are free;"
-                f" it would take {gb_text(_enough_memory(video_size, picture))}."
-            )
+            decisions.append(_smaller_note(video_size, fitting, free, _enough_memory(video_size, picture)))
             video_size = fitting
     if not setup.gpus:
-        decisions.append("There is no graphics card: the s2v engine runs on the processor.")
+        decisions.append(_ON_PROCESSOR)
     plan = ExecutionPlan(
         engine="s2v",
         width=video_size.width,

@@ -139,6 +139,7 @@ def open_cluster(endpoint: str, token_file: Path, *, own_slots: int) -> Cluster:
                 title=f"Other machines cannot be listened for at {endpoint}.",
                 cause=f"The system says: {error}.",
                 remedy="Choose an address of this machine and a free port with --rdzv-endpoint HOST:PORT.",
+                facts={"endpoint": endpoint, "reason": str(error)},
             )
         ) from error
 
@@ -203,5 +204,5 @@ def _machine_lost(name: str) -> Diagnosis:
         title="A machine that took part is gone.",
         cause=f"Nothing was heard from “{name}” for {LOST_S:.0f} seconds, or its part was started anew.",
         remedy="Look whether it runs and is reachable; without it, the next video is made by the other machines.",
-        facts={"machine": name},
+        facts={"machine": name, "seconds": round(LOST_S)},
     )

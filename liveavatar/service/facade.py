@@ -94,6 +94,7 @@ class Studio:
                     title=f"{self.config.max_queued} videos are already waiting.",
                     cause="No more are taken until some are done.",
                     remedy="Try again in a few minutes.",
+                    facts={"num_waiting": self.config.max_queued},
                 )
             )
         if not self._outputs.has_room():
@@ -103,6 +104,7 @@ class Studio:
                     title="The disk is almost full.",
                     cause=f"Less than {self.config.min_free_bytes / 1e6:.0f} MB are free.",
                     remedy="Delete videos you no longer need, then press Generate again.",
+                    facts={"least_mb": round(self.config.min_free_bytes / 1e6)},
                 )
             )
         job_id = secrets.token_urlsafe(12)
@@ -303,5 +305,6 @@ class Studio:
                     title="LiveAvatar Studio is already running.",
                     cause=f"Another one uses the data folder {self.config.data_dir}.",
                     remedy="Use that one, end it, or set LIVEAVATAR_DATA_DIR to another folder.",
+                    facts={"folder": str(self.config.data_dir)},
                 )
             ) from error

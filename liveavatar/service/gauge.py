@@ -80,8 +80,14 @@ def fit_warnings(gauges: Sequence[CardGauge]) -> list[Remark]:
                 f"The next video needs {gb_text(gauge.needed_bytes)} on GPU {gauge.gpu.index + 1}, "
                 f"where {gb_text(left)} are left. End other programs there, or a smaller picture is made."
             )
-            values = {"needed": gauge.needed_bytes, "left": left}
-            remarks.append(Remark(code="will_not_fit", gpus=(gauge.gpu.index,), values=values, text=text))
+            remarks.append(
+                Remark(
+                    code="will_not_fit",
+                    gpus=(gauge.gpu.index,),
+                    values={"needed_bytes": gauge.needed_bytes, "left_bytes": left},
+                    text=text,
+                )
+            )
     return remarks
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sqlite3
 import threading
@@ -13,6 +14,7 @@ from pathlib import Path
 from liveavatar.core import wire
 from liveavatar.core.errors import Diagnosis
 from liveavatar.core.job import ACTIVE_STATES, TERMINAL_STATES, Job, JobState
+from liveavatar.core.note import Note
 from liveavatar.core.plan import PlanChange
 
 _SCHEMA = """
@@ -41,7 +43,7 @@ CREATE TABLE IF NOT EXISTS jobs (
 );
 CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state, sequence);
 """
-_SCHEMA_VERSION = 2  # 2: changes
+_SCHEMA_VERSION = 3  # 2: changes; 3: notes with codes
 
 
 class JobStore:
@@ -57,8 +59,12 @@ class JobStore:
             "PRAGMA synchronous=FULL"
         )  # a handful of writes a job: surviving a power cut is cheap
         self._db.executescript(_SCHEMA)
-        if self._db.execute("PRAGMA user_version").fetchone()[0] == 1:
+        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if version == 1:
             self._db.execute("ALTER TABLE jobs ADD COLUMN changes TEXT NOT NULL DEFAULT '[]'")
+        if version in (1, 2):  # plain sentences, which stay English
+            note = "json_object('code', '', 'text', value)"
+            self._db.execute(f"UPDATE jobs SET notes=(SELECT json_group_array({note}) FROM json_each(notes))")
         self._db.execute(f"PRAGMA user_version={_SCHEMA_VERSION}")
 
     def close(self) -> None:
@@ -76,7 +82,7 @@ class JobStore:
         size_asked: str,
         audio_seconds: float,
         num_frames: int,
-        notes: Iterable[str],
+        notes: Iterable[Note],
         request_json: str,
     ) -> Job:
         """Put a new job at the end of the queue."""
@@ -84,7 +90,7 @@ class JobStore:
             "INSERT INTO jobs (id, owner, state, created_at, prompt, engine, size_asked, audio_seconds, num_frames,"
             " notes, request_json) VALUES (?,?,?,?,?,?,?,?,?,?,?)",
             job_id, owner, JobState.QUEUED, time.time(), prompt, engine, size_asked, audio_seconds, num_frames,
-            json.dumps(list(notes)), request_json,
+            json.dumps([dataclasses.asdict(note) for note in notes]), request_json,
         )  # fmt: skip
         return self.get(job_id)
 
@@ -158,10 +164,13 @@ class JobStore:
         """Record how far the job is."""
         self._execute("UPDATE jobs SET frames_done=?, fps=? WHERE id=?", frames_done, fps, job_id)
 
-    def add_note(self, job_id: str, text: str) -> None:
+    def add_note(self, job_id: str, note: Note) -> None:
         """Append one sentence for the operator, once."""
-        if text not in self.get(job_id).notes:
-            self._execute("UPDATE jobs SET notes=json_insert(notes, '$[#]', ?) WHERE id=?", text, job_id)
+        if note not in self.get(job_id).notes:
+            self._execute(
+                "UPDATE jobs SET notes=json_insert(notes, '$[#]', json(?)) WHERE id=?",
+                wire.to_json(note), job_id,
+            )  # fmt: skip
 
     def add_change(self, job_id: str, change: PlanChange) -> None:
         """Append a line to the job's receipt."""
@@ -210,7 +219,7 @@ class JobStore:
 def _job(row: sqlite3.Row) -> Job:
     fields = {name: row[name] for name in row.keys() if name != "sequence"}  # noqa: SIM118  (a Row iterates values)
     fields["state"] = JobState(fields["state"])
-    fields["notes"] = tuple(json.loads(fields["notes"]))
+    fields["notes"] = tuple(wire.from_json(Note, note) for note in json.loads(fields["notes"]))
     fields["changes"] = tuple(wire.from_json(PlanChange, change) for change in json.loads(fields["changes"]))
     fields["diagnosis"] = (
         wire.from_json(Diagnosis, json.loads(fields["diagnosis"])) if fields["diagnosis"] else None

@@ -35,10 +35,10 @@ class Recording:
             except OSError as error:
                 self.write_error = error
         elif isinstance(event, Notice):
-            self._store.add_note(self._job_id, event.text)
+            self._store.add_note(self._job_id, event.note)
         elif isinstance(event, PlanChanged):
             self._store.add_change(self._job_id, event.change)
-            self._store.add_note(self._job_id, event.change.sentence())
+            self._store.add_note(self._job_id, event.change.note())
             if event.change.first_frame == 0:  # nothing was encoded yet: the file has the new size
                 self._store.set_size_made(self._job_id, event.plan.size)
         elif isinstance(event, Progress):

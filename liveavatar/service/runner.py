@@ -317,7 +317,7 @@ class JobRunner(threading.Thread):
             reason=f"{end.diagnosis.title} {end.diagnosis.cause}",
             remedy="Other programs that use it would have to be closed, or a smaller size or fewer steps chosen.",
         )
-        log.warning("job %s: %s", request.job_id, change.sentence())
+        log.warning("job %s: %s", request.job_id, change.note().text)
         return PlanChanged(job_id=request.job_id, change=change, plan=lower)
 
     def _follow(

@@ -144,7 +144,9 @@ def test_a_film_dropped_on_the_voice_lends_its_sound(
     studio.page.wait_for_selector("#studio-voice .component-wrapper")
     studio.generate()
     studio.wait_until("job")
-    assert "The voice is the sound track of the video you gave." in studio.job()["notes"]
+    assert "The voice is the sound track of the video you gave." in [
+        note["text"] for note in studio.job()["notes"]
+    ]
 
 
 def test_an_engine_that_is_not_there(paced: App, new_page: NewPage, portrait: Path, voice: Path) -> None:

@@ -30,6 +30,7 @@ from liveavatar.core.events import (
     Telemetry,
 )
 from liveavatar.core.memory import MemoryItem
+from liveavatar.core.note import Note
 from liveavatar.core.plan import FPS, ExecutionPlan
 from liveavatar.core.request import ValidatedRequest
 from liveavatar.media.encoder import StreamEncoder
@@ -73,7 +74,9 @@ class PacedEngine:
                 )
             )
         if "[note]" in request.prompt:
-            yield Notice(job_id=job_id, text="Two faces were found; the largest one speaks.")
+            text = "2 faces were found; the largest one speaks."
+            note = Note(code="several_faces", text=text, values={"count": 2})
+            yield Notice(job_id=job_id, note=note)
         match = re.search(r"pace=(\d+)", request.prompt)
         pace = float(match[1]) if match else 100.0
         still = _fit(request.image_path, plan)

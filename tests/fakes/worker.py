@@ -30,6 +30,7 @@ from liveavatar.core.events import (
     Telemetry,
 )
 from liveavatar.core.memory import GIB, MemoryItem
+from liveavatar.core.note import Note
 from liveavatar.core.plan import ExecutionPlan, PlanChange
 from liveavatar.core.request import AUDIO_RATE, ValidatedRequest
 from liveavatar.media.encoder import StreamEncoder
@@ -62,7 +63,7 @@ class FakeEngine:
         if "hang-at-once" in request.prompt:
             signal.pause()
         if "notice" in request.prompt:
-            yield Notice(job_id=request.job_id, text="A sentence for the operator.")
+            yield Notice(job_id=request.job_id, note=Note(code="told", text="A sentence for the operator."))
         for first in range(0, num_frames, CHUNK_FRAMES):
             if should_stop() and "ignore-stop" not in request.prompt:
                 yield Chunk(job_id=request.job_id, data=encoder.finish(), frames_done=first)

@@ -106,7 +106,7 @@ def check_whole(studio: Studio, job: Job, folder: Path) -> Job:
     """Wait for the end; the video is whole, in one file of one size, and all that was changed is in its notes."""
     ended = wait_for_end(studio, job.id, timeout_s=MADE_S)
     assert ended.state is JobState.FINISHED, ended.diagnosis
-    assert all(change.sentence() in ended.notes for change in ended.changes)
+    assert all(change.note() in ended.notes for change in ended.changes)
     video = studio.video_path(job.id)
     assert video is not None
     check_file(video, folder / "unused", size=SHAPE, num_frames=NUM_PICTURES)
@@ -178,5 +178,5 @@ def test_another_program_has_filled_the_card(
     with foreign_program(gpu.free_bytes - 2 * GIB):
         job = submit()
         whole = check_whole(studio, job, folder)
-    assert any("GB" in note for note in whole.notes), "the receipt says why"
+    assert any("GB" in note.text for note in whole.notes), "the receipt says why"
     assert not check_whole(studio, submit(), folder).changes, "the next video is as it was"

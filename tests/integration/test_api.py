@@ -207,7 +207,7 @@ def test_only_running_videos_of_the_large_engine_are_adjusted(
         assert httpx.post(adjust, json=nonsense).status_code == 400
     assert httpx.post(f"{server.url}/api/jobs/nothing/adjust", json={"steps": 3}).status_code == 404
     done = _finish(client, job["id"])
-    assert any("no denoising steps" in note for note in done["notes"])
+    assert any("no denoising steps" in note["text"] for note in done["notes"])
     assert (done["size_asked"], done["changes"]) == ("auto", [])
 
 

@@ -45,7 +45,7 @@ def test_finished_job_has_whole_video(studio: Studio, make_request: MakeRequest)
     job = wait_for_end(studio, job.id)
     assert job.state is JobState.FINISHED
     assert job.frames_done == job.num_frames == 100
-    assert job.notes == ("A sentence for the operator.",)
+    assert [note.text for note in job.notes] == ["A sentence for the operator."]
     video = studio.video_path(job.id)
     assert video is not None
     assert count_frames(video) == 100

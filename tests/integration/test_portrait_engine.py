@@ -107,7 +107,7 @@ def test_without_a_face_the_operator_is_asked(real_studio: Studio, make: Make, p
 
     still = make(image_path=str(picture), whole_picture=True)
     assert still.state is JobState.FINISHED
-    assert any("whole picture" in note for note in still.notes)
+    assert any("whole picture" in note.text for note in still.notes)
 
     clicks = FaceClicks(
         mouth_left=(0.4, 0.6), mouth_right=(0.6, 0.6), chin=(0.5, 0.85), eyes=((0.4, 0.3), (0.6, 0.3))
@@ -128,7 +128,7 @@ def test_of_several_faces_the_largest_speaks(make: Make, tmp_path: Path) -> None
     pair.save(tmp_path / "pair.png")
     job = make(image_path=str(tmp_path / "pair.png"))
     assert job.state is JobState.FINISHED
-    assert any("2 faces" in note for note in job.notes), job.notes
+    assert any("2 faces" in note.text for note in job.notes), job.notes
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_of_several_faces_the_largest_speaks(make: Make, tmp_path: Path) -> None
 def test_what_the_prompt_did_is_said(make: Make, prompt: str, sentence: str) -> None:
     job = make(prompt=prompt)
     assert job.state is JobState.FINISHED
-    assert any(sentence in note for note in job.notes), job.notes
+    assert any(sentence in note.text for note in job.notes), job.notes
 
 
 def test_chunks_are_short_and_stop_is_obeyed(short_voice: Path, tmp_path: Path) -> None:

@@ -119,7 +119,7 @@ def test_from_files_to_a_video(studio: Studio, submit: Callable[..., Job]) -> No
     assert job.state is JobState.FINISHED, job.diagnosis
     assert (job.engine, job.size_made) == ("s2v", "64*64")
     assert job.frames_done == job.num_frames == 28
-    assert any("64x64" in note for note in job.notes), job.notes
+    assert any("64x64" in note.text for note in job.notes), job.notes
     assert len(set(job.notes)) == len(job.notes)
     video = studio.video_path(job.id)
     assert video is not None

@@ -325,7 +325,7 @@ def test_another_program_takes_memory_between_clips(
         asked, taken = whole.changes
         assert (asked.cause, taken.cause, taken.first_frame) == ("asked", "memory_taken", 48)
         assert taken.after.startswith("64x64, 3 steps")
-        assert all(change.sentence() in whole.notes for change in whole.changes)
+        assert all(change.note() in whole.notes for change in whole.changes)
         video = studio.video_path(job.id)
         assert video is not None
         check_file(video, tmp_path / "unused", size=(128, 64), num_frames=60)
@@ -339,7 +339,7 @@ def test_another_program_takes_memory_between_clips(
         assert broken.diagnosis is not None
         assert broken.diagnosis.code == "graphics_memory_full"
         assert broken.size_made == "128*64"
-        assert any("may break off" in note for note in broken.notes)
+        assert any("may break off" in note.text for note in broken.notes)
         kept = studio.video_path(broken.id)
         assert kept is not None
         check_file(kept, tmp_path / "unused", size=(128, 64), num_frames=broken.frames_done)

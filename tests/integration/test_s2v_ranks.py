@@ -212,7 +212,7 @@ def test_a_rank_out_of_memory_costs_size_and_not_the_video(
     assert smaller.first_frame >= 2 * PICTURES_PER_BLOCK
     assert smaller.after.startswith("64x64")
     assert f"engine process {rank + 1} of 2" in smaller.reason
-    assert smaller.sentence() in whole.notes
+    assert smaller.note() in whole.notes
     assert whole.changes[-1].after.startswith("64x64, 3 steps")
     assert studio.read_media(job_id, 0).data.startswith(live.data), "a page that plays it reads on"
     video = studio.video_path(job_id)

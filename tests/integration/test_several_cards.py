@@ -99,7 +99,7 @@ def test_after_two_breakdowns_fewer_cards_are_used_and_the_job_says_so(
     job = wait_for_end(studio, studio.submit(make_request()).id)
     assert job.state == "finished"
     assert len(ranks(studio)) == 3
-    assert any("fewer cards are used" in note for note in job.notes)
+    assert any("fewer cards are used" in note.text for note in job.notes)
 
 
 def test_cards_that_the_app_may_not_use_are_not_planned_with(start: Callable[..., Studio]) -> None:

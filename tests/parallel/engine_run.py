@@ -70,5 +70,5 @@ def _make(engine: S2vEngine, job: VideoJob) -> Video:
 
 def _name(event: EngineEvent) -> str:
     if isinstance(event, PlanChanged):
-        return event.change.sentence()
-    return event.text if isinstance(event, Notice) else type(event).__name__
+        return event.change.note().text
+    return event.note.text if isinstance(event, Notice) else type(event).__name__

@@ -153,7 +153,7 @@ def test_sizes() -> None:
     ]  # fmt: skip
     assert fixed_size("720*400")[0] == fixed_size("704x384")[0] == VideoSize(704, 384)
     assert fixed_size("400*720")[0] == VideoSize(384, 704)
-    assert fixed_size("704*384")[1] == ""
+    assert fixed_size("704*384")[1] is None
     assert fixed_size("720*400", (2000, 2000))[0] == VideoSize(512, 512)
     assert fixed_size("576*320") == (VideoSize(576, 320), "")
     for text in ("721*400", "big", "", "0*0", "720"):

@@ -48,7 +48,7 @@ def test_one_card_is_planned_as_the_plan_command_would() -> None:
     plan = plan_s2v(setup(card("H200")), size="720*400", picture=PICTURE)
     assert (plan.width, plan.height, plan.num_steps, plan.model) == (704, 384, 4, FILES)
     assert plan.budgets[0].fits
-    assert any("704x384" in sentence for sentence in plan.decisions)
+    assert any("704x384" in note.text for note in plan.decisions)
 
 
 def test_only_what_the_engine_can_carry_out_is_planned() -> None:
@@ -76,7 +76,8 @@ def test_8_bit_attention_where_it_is_wished_for_and_possible(
     cards = dataclasses.replace(setup(card(name)), kv_precision=wished)
     plan = plan_s2v(cards, size="384*256", picture=PICTURE)
     assert plan.kv_precision == precision
-    told = [text for text in plan.decisions if "8-bit attention" in text or "in 8 bits" in text]
+    texts = [note.text for note in plan.decisions]
+    told = [text for text in texts if "8-bit attention" in text or "in 8 bits" in text]
     assert (sentence in told[0] and len(told) == 1) if sentence else not told
 
 
@@ -98,7 +99,7 @@ def test_weights_in_8_bits_only_where_cards_multiply_in_them() -> None:
     wish = dataclasses.replace(setup(card("A100-80G")), precision="fp8")
     plan = plan_s2v(wish, size="384*256", picture=PICTURE)
     assert (plan.precision, plan.fixes_precision) == ("bf16", False)
-    assert any("8-bit weights need cards" in sentence for sentence in plan.decisions)
+    assert any("8-bit weights need cards" in note.text for note in plan.decisions)
     tiny = dataclasses.replace(setup(), kv_precision="fp8")
     assert plan_s2v(tiny, size="384*256", picture=PICTURE).kv_precision == "fp8"
 
@@ -116,7 +117,7 @@ def test_a_size_that_does_not_fit_shrinks_with_a_reason_and_pinned_is_refused() 
     plan = plan_s2v(taken, size="1280*720", picture=PICTURE)
     assert plan.width * plan.height < 1280 * 704
     assert plan.budgets[0].fits
-    receipt = "\n".join(plan.decisions)
+    receipt = "\n".join(note.text for note in plan.decisions)
     assert "1280x704 does not fit on 1 x H100 SXM" in receipt
     assert re.search(r"needs [\d.]+ GB .* and has 15\.5 GB to give: [\d.]+ GB too few", receipt)
     assert "1280x704 would fit if other programs gave back their 62.0 GB." in receipt
@@ -128,7 +129,7 @@ def test_a_size_that_does_not_fit_shrinks_with_a_reason_and_pinned_is_refused() 
 
 def test_what_would_have_to_change_is_true() -> None:
     plan = plan_s2v(setup(card("16")), size="1280*720", picture=PICTURE)
-    (change,) = [sentence for sentence in plan.decisions if "would take" in sentence]
+    (change,) = [note.text for note in plan.decisions if note.code == "would_take"]
     assert change.startswith("1280x704 would take ")
     enough = re.search(r"(\d+) x ([\w ]+?)(,|\.)", change)
     assert enough is not None
@@ -146,7 +147,7 @@ def test_steps_are_planned_for_and_cost_caches() -> None:
     assert (four.num_steps, two.num_steps) == (4, 2)
     assert two.budgets[0].item_bytes("key-value caches") * 2 == four.budgets[0].item_bytes("key-value caches")
     portrait = plan_request(engine="portrait", size="auto", picture_width=64, picture_height=64, num_steps=2)
-    assert any("no denoising steps" in sentence for sentence in portrait.decisions)
+    assert any("no denoising steps" in note.text for note in portrait.decisions)
 
 
 @pytest.mark.parametrize(
@@ -158,7 +159,7 @@ def test_without_a_forecast_free_memory_limits_the_size(free_gib: float, expecte
     assert size_for_free_memory(int(free_gib * GIB), asked, PICTURE) == expected
     plan = plan_s2v(setup(host_free_gib=free_gib), size="720*400", picture=PICTURE)
     assert (plan.width, plan.height) == (expected.width, expected.height)
-    told = [sentence for sentence in plan.decisions if "of memory are free" in sentence]
+    told = [note.text for note in plan.decisions if note.code == "smaller_for_memory"]
     assert bool(told) == (expected != asked)
     assert all("it would take 12.0 GB" in sentence for sentence in told)
     pinned = plan_s2v(setup(host_free_gib=free_gib), size="720*400", picture=PICTURE, pin_size=True)
@@ -215,7 +216,7 @@ def test_layout_that_keeps_failing_makes_way_for_the_next(monkeypatch: pytest.Mo
     for _ in range(3):
         plan = plan_s2v(dataclasses.replace(machine, avoided=avoided), size="720*400", picture=PICTURE)
         assert plan.parallel is not None
-        assert all(any(layout.describe() in text for text in plan.decisions) for layout in avoided)
+        assert all(any(layout.describe() in note.text for note in plan.decisions) for layout in avoided)
         num_cards.append(plan.parallel.world_size)
         avoided |= {plan.parallel}
     assert num_cards == [3, 2, 1]
@@ -287,7 +288,7 @@ def test_a_loaded_layout_is_kept_where_it_is_nearly_as_fast(monkeypatch: pytest.
     assert best.block_s is not None
     assert kept.block_s is not None
     assert best.block_s < kept.block_s <= best.block_s / 0.8
-    assert any("stays loaded" in text for text in kept.decisions)
+    assert any("stays loaded" in note.text for note in kept.decisions)
 
 
 def test_a_loaded_layout_makes_way_for_a_much_faster_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,7 +82,7 @@ def swap(name: str, other: str) -> Callable[[Path], None]:
         (remove("config.json"), "missing_file", ["config.json"]),
         (truncate("config.json"), "damaged_file", ["config.json", "JSON"]),
         (remove("wav2vec2-large-xlsr-53-english/model.safetensors"), "missing_file", ["model.safetensors"]),
-        (remove("../LiveAvatar/liveavatar.safetensors"), "missing_file", ["Quark-Vision/Live-Avatar"]),
+        (remove("../LiveAvatar/liveavatar.safetensors"), "missing_lora", ["Quark-Vision/Live-Avatar"]),
     ],
 )
 def test_one_broken_file(

@@ -66,7 +66,7 @@ def test_transparency_is_filled_and_said(tmp_path: Path) -> None:
     path = tmp_path / "alpha.png"
     Image.new("RGBA", (100, 100), (255, 0, 0, 0)).save(path)
     notes = import_image(path, tmp_path / "out.png")
-    assert any("transparent" in note for note in notes)
+    assert any("transparent" in note.text for note in notes)
     with Image.open(tmp_path / "out.png") as image:
         assert image.mode == "RGB"
         assert min(image.getpixel((50, 50))) > 200  # type: ignore[type-var,arg-type]
@@ -84,7 +84,7 @@ def test_exif_rotation_is_applied_and_said(tmp_path: Path) -> None:
     exif[0x0112] = 6
     save(path, (300, 200), exif=exif)
     notes = import_image(path, tmp_path / "out.png")
-    assert any("upright" in note for note in notes)
+    assert any("upright" in note.text for note in notes)
     with Image.open(tmp_path / "out.png") as image:
         assert image.size == (200, 300)
 
@@ -187,7 +187,7 @@ def write_video(path: Path, *, with_sound: bool) -> Path:
 def test_a_video_lends_its_sound(tmp_path: Path) -> None:
     video = write_video(tmp_path / "film.mp4", with_sound=True)
     audio = import_audio(video, tmp_path / "out.wav", max_seconds=60)
-    assert any("sound track" in note for note in audio.notes)
+    assert any("sound track" in note.text for note in audio.notes)
     assert abs(audio.seconds - 2.0) < 0.1
 
 

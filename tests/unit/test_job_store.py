@@ -10,6 +10,7 @@ import pytest
 
 from liveavatar.core.errors import Diagnosis
 from liveavatar.core.job import Job, JobState
+from liveavatar.core.note import Note
 from liveavatar.core.plan import PlanChange
 from liveavatar.service.job_store import JobStore
 
@@ -24,7 +25,7 @@ def store(tmp_path: Path) -> Iterator[JobStore]:
 def add(store: JobStore, job_id: str, owner: str = "") -> Job:
     return store.add(
         job_id=job_id, owner=owner, prompt="p", engine="portrait", size_asked="auto", audio_seconds=1.0,
-        num_frames=25, notes=["a note"], request_json="{}",
+        num_frames=25, notes=[Note(code="a", text="a note")], request_json="{}",
     )  # fmt: skip
 
 
@@ -81,9 +82,10 @@ def test_owners_notes_and_deletion(store: JobStore) -> None:
     add(store, "b", owner="y")
     assert [job.id for job in store.jobs()] == ["b", "a"]
     assert [job.id for job in store.jobs(owner="x")] == ["a"]
-    store.add_note("a", "says “hi”")
-    store.add_note("a", "says “hi”")
-    assert store.get("a").notes == ("a note", "says “hi”")
+    note = Note(code="b", text="says “hi”", values={"n": 2})
+    store.add_note("a", note)
+    store.add_note("a", note)
+    assert store.get("a").notes == (Note(code="a", text="a note"), note)
     store.delete("a")
     with pytest.raises(KeyError):
         store.get("a")
@@ -108,7 +110,9 @@ def test_receipts_are_kept_in_order_and_old_stores_learn_them(tmp_path: Path) ->
     store.close()
     with closing(sqlite3.connect(path)) as db:  # as the version before left it
         db.execute("ALTER TABLE jobs DROP COLUMN changes")
+        db.execute("UPDATE jobs SET notes='[\"a sentence\"]'")
         db.execute("PRAGMA user_version=1")
+        db.commit()
     store = JobStore(path)
     changes = [
         PlanChange(first_frame=48 * n, cause="memory_full", before="a", after=f"b{n}", reason="Full.")
@@ -120,5 +124,6 @@ def test_receipts_are_kept_in_order_and_old_stores_learn_them(tmp_path: Path) ->
     store.close()
     job = JobStore(path).get("old")
     assert job.changes == tuple(changes)
+    assert job.notes == (Note(code="", text="a sentence"),)
     assert job.size_made == "384*256"
-    assert job.changes[0].sentence() == "From 1.9 s on: b1 instead of a. Full."
+    assert job.changes[0].note().text == "From 1.9 s on: b1 instead of a. Full."

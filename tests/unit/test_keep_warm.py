@@ -9,6 +9,7 @@ import pytest
 
 from liveavatar.core.errors import Diagnosis, EngineFailed
 from liveavatar.core.job import JobState
+from liveavatar.core.note import Note
 from liveavatar.core.parallel import ParallelPlan
 from liveavatar.core.plan import ExecutionPlan
 from liveavatar.service import runner
@@ -69,7 +70,7 @@ class App:
 
     def _plan(self) -> ExecutionPlan:
         self.plans += 1
-        return dataclasses.replace(PLAN, decisions=(f"plan {self.plans}",))
+        return dataclasses.replace(PLAN, decisions=(Note(code="n", text=f"plan {self.plans}"),))
 
     def run(self, seconds: float) -> int:
         """Let time pass; return how often a start was tried."""

@@ -56,7 +56,7 @@ def test_full_links_between_waiting_cards() -> None:
     )
     assert remark.code == "communication_bound"
     assert remark.gpus == (0,)
-    assert "timestep pipeline" in remark.text
+    assert "waits for data from the other cards" in remark.text
     assert "95 %" in remark.text
 
 

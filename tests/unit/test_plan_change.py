@@ -26,4 +26,4 @@ from liveavatar.core.plan import PlanChange
 )
 def test_what_stays_is_not_told(before: str, after: str, sentence: str) -> None:
     change = PlanChange(first_frame=50, cause="asked", before=before, after=after, reason="You asked.")
-    assert change.sentence() == sentence
+    assert change.note().text == sentence

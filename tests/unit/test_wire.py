@@ -7,6 +7,7 @@ import pytest
 from liveavatar.core import events, wire
 from liveavatar.core.errors import Diagnosis
 from liveavatar.core.memory import MemoryItem
+from liveavatar.core.note import Note
 from liveavatar.core.plan import ExecutionPlan, PlanChange
 from liveavatar.core.request import FaceClicks, ValidatedRequest
 
@@ -22,7 +23,8 @@ REQUEST = ValidatedRequest(
     ),
     whole_picture=False,
 )
-PLAN = ExecutionPlan(engine="portrait", width=720, height=400, decisions=("because",))
+NOTE = Note(code="a", text="because", values={"n": 1})
+PLAN = ExecutionPlan(engine="portrait", width=720, height=400, decisions=(NOTE,))
 CHANGE = PlanChange(first_frame=48, cause="memory_full", before="a", after="b", reason="c", remedy="d")
 DIAGNOSIS = Diagnosis(code="c", title="t", cause="u", remedy="r", facts={"n": 1})
 
@@ -39,7 +41,7 @@ DIAGNOSIS = Diagnosis(code="c", title="t", cause="u", remedy="r", facts={"n": 1}
         events.Heartbeat(rss_bytes=5),
         events.Progress(job_id="a", stage="generating", frames_done=1, num_frames=2),
         events.Chunk(job_id="a", data=b"\x00\xff", frames_done=1),
-        events.Notice(job_id="a", text="x"),
+        events.Notice(job_id="a", note=NOTE),
         events.Adjust(job_id="a", num_steps=3, size="384*256"),
         events.PlanChanged(job_id="a", change=CHANGE, plan=PLAN),
         events.Telemetry(),

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from liveavatar.core.engine import OnLoadStage, not_shown
 from liveavatar.core.errors import Diagnosis, EngineFailed
 from liveavatar.core.events import Adjust, Cancelled, Chunk, EngineEvent, Finished, Notice, Progress
+from liveavatar.core.note import Note
 from liveavatar.core.plan import ExecutionPlan
 from liveavatar.core.request import AUDIO_RATE, FaceClicks, ValidatedRequest
 from liveavatar.engines.portrait.clicks import points_from_clicks
@@ -42,7 +43,7 @@ class _Scene(NamedTuple):
     """The renderer of one job and what to tell about it."""
 
     renderer: PortraitRenderer | StillRenderer
-    notes: tuple[str, ...]
+    notes: tuple[Note, ...]
 
 
 class PortraitEngine:
@@ -84,7 +85,7 @@ class PortraitEngine:
             scene = self._stage(request, plan)
             style, understood = style_from_prompt(request.prompt)
             for note in (*scene.notes, *_prompt_notes(request.prompt, understood)):
-                yield Notice(job_id=job_id, text=note)
+                yield Notice(job_id=job_id, note=note)
             samples = read_16k(Path(request.audio_path), num_samples=num_frames * SAMPLE_RATE // FPS)
             poses = plan_motion(*voice_activity(samples), style=style, seed=request.seed)
             frames = self._frames(scene.renderer, samples, poses)
@@ -136,7 +137,7 @@ class PortraitEngine:
             if not request.whole_picture:
                 raise EngineFailed(_NO_FACE)
             return _Scene(StillRenderer(image, plan.width, plan.height), (_WHOLE_PICTURE_NOTE,))
-        notes = (f"{len(faces)} faces were found; the largest one speaks.",) if len(faces) > 1 else ()
+        notes = (_several_faces(len(faces)),) if len(faces) > 1 else ()
         return _Scene(PortraitRenderer(image, faces[0].points, plan.width, plan.height), notes)
 
 
@@ -161,18 +162,32 @@ def _clicked_points(clicks: FaceClicks, image: Picture) -> FacePoints:
         ) from error
 
 
-def _prompt_notes(prompt: str, understood: tuple[str, ...]) -> tuple[str, ...]:
-    if not prompt:
-        return ()
-    if understood:
-        return (f"From the prompt: {', '.join(understood)}. Scenes need the s2v engine.",)
-    return (
-        "Nothing in the prompt steers the built-in engine: it understands mood, smile and look."
-        " Scenes need the s2v engine.",
+def _several_faces(count: int) -> Note:
+    return Note(
+        code="several_faces",
+        text=f"{count} faces were found; the largest one speaks.",
+        values={"count": count},
     )
 
 
-_WHOLE_PICTURE_NOTE = "No face was found; the whole picture moves with the voice."
+def _prompt_notes(prompt: str, understood: tuple[str, ...]) -> tuple[Note, ...]:
+    if not prompt:
+        return ()
+    if not understood:
+        return (_NOTHING_UNDERSTOOD,)
+    cues = ", ".join(understood)
+    text = f"From the prompt: {cues}. Scenes need the s2v engine."
+    return (Note(code="prompt_understood", text=text, values={"cues": cues}),)
+
+
+_NOTHING_UNDERSTOOD = Note(
+    code="nothing_understood",
+    text="Nothing in the prompt steers the built-in engine: it understands mood, smile and look."
+    " Scenes need the s2v engine.",
+)
+_WHOLE_PICTURE_NOTE = Note(
+    code="whole_picture", text="No face was found; the whole picture moves with the voice."
+)
 
 _NO_FACE = Diagnosis(
     code="no_face",

@@ -11,7 +11,6 @@ import dataclasses
 import logging
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -20,6 +19,7 @@ from torch import Tensor
 from liveavatar.core.errors import Diagnosis, EngineFailed
 from liveavatar.core.events import Adjust
 from liveavatar.core.memory import gb_text
+from liveavatar.core.note import Note
 from liveavatar.core.plan import ChangeCause, ExecutionPlan, PlanChange
 from liveavatar.engines.s2v.history import History
 from liveavatar.engines.s2v.memory import give_back, with_margin
@@ -57,14 +57,7 @@ class Conditions(Protocol):
         """Yield the features of each block from `first_block` on."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Remark:
-    """A sentence for the operator that changes nothing."""
-
-    text: str
-
-
-Made = Pictures | PlanChange | Remark
+Made = Pictures | PlanChange | Note
 
 
 class AdaptiveVideo:
@@ -97,7 +90,7 @@ class AdaptiveVideo:
         self._wished_size: str | None = None
         self._wished_steps: int | None = None
         self._history = History()
-        self._last_remark = ""
+        self._last_note: Note | None = None
         self._is_changed = False
 
     @property
@@ -186,7 +179,8 @@ class AdaptiveVideo:
             raise EngineFailed(_memory_full(before, shortage, pinned=self._pin_size))
         reason = f"Memory ran out: {shortage}."
         if self.plan == before:
-            return Remark(text=f"{reason} What was kept for later was given back, and it is tried again.")
+            text = f"{reason} What was kept for later was given back, and it is tried again."
+            return Note(code="tried_again", text=text)
         return self._change("memory_full", before, reason, REMEDY)
 
     def _without_host_memory(self, shortage: str) -> PlanChange:
@@ -202,7 +196,7 @@ class AdaptiveVideo:
 
     def _check_memory(self) -> Iterator[Made]:
         """Take a more frugal plan where the present one is not going to fit."""
-        before, available = self.plan, self._available_bytes()
+        before, available, needed = self.plan, self._available_bytes(), 0
         if before.budgets:
             needed = ladder.needed_bytes(before)
             if needed <= available:
@@ -219,9 +213,10 @@ class AdaptiveVideo:
                 self._ladder.move_to(dataclasses.replace(before, width=fitting.width, height=fitting.height))
         if self.plan != before:
             give_back()
-            yield self._change("memory_taken", before, reason, REMEDY)
+            change = self._change("memory_taken", before, reason, REMEDY)
+            yield dataclasses.replace(change, needed_bytes=needed, available_bytes=available)
         else:
-            yield from self._remark(f"{reason} The video goes on as it is and may break off.")
+            yield from self._once(may_break_off(reason, needed, available))
 
     def _check_steps(self, stream: PictureStream) -> Iterator[Made]:
         """Change the steps with this block, where there are caches for them."""
@@ -249,10 +244,11 @@ class AdaptiveVideo:
             with_margin(self._available_bytes()),
         )
         if needed > available:
-            yield from self._remark(
+            text = (
                 f"The video stays as it is: {describe(plan)} needs {gb_text(needed)},"
                 f" and {gb_text(available)} are to be had."
             )
+            yield from self._once(stays(text, describe(plan), needed, available))
         else:
             yield self._move_to(plan, first_block=self._history.num_blocks)
 
@@ -278,10 +274,10 @@ class AdaptiveVideo:
             remedy=remedy,
         )
 
-    def _remark(self, text: str) -> Iterator[Made]:
-        if text != self._last_remark:
-            self._last_remark = text
-            yield Remark(text=text)
+    def _once(self, note: Note) -> Iterator[Made]:
+        if note != self._last_note:
+            self._last_note = note
+            yield note
 
 
 def backdrop_of(reference: Tensor) -> Pictures:
@@ -314,6 +310,24 @@ def _memory_full(plan: ExecutionPlan, shortage: str, *, pinned: bool) -> Diagnos
             else "Close other programs that use it, then press Generate again."
         ),
         facts={"needed_bytes": ladder.needed_bytes(plan) if plan.budgets else 0},
+    )
+
+
+def may_break_off(reason: str, needed: int, available: int) -> Note:
+    """Return what is told where less than `needed` bytes are available; 0 where the need is not known."""
+    return Note(
+        code="may_break_off",
+        text=f"{reason} The video goes on as it is and may break off.",
+        values={"needed_bytes": needed or "", "available_bytes": available},
+    )
+
+
+def stays(text: str, plan: str, needed: int, available: int) -> Note:
+    """Return why a wish for `plan` is not fulfilled; in bytes."""
+    return Note(
+        code="stays_as_it_is",
+        text=text,
+        values={"plan": plan, "needed_bytes": needed, "available_bytes": available},
     )
 
 

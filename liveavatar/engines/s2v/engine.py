@@ -29,9 +29,10 @@ from liveavatar.core.events import (
     Telemetry,
 )
 from liveavatar.core.memory import gb_text
+from liveavatar.core.note import Note
 from liveavatar.core.plan import ExecutionPlan, PlanChange
 from liveavatar.core.request import ValidatedRequest
-from liveavatar.engines.s2v.adaptive import AdaptiveVideo, Remark, loaded_otherwise
+from liveavatar.engines.s2v.adaptive import AdaptiveVideo, loaded_otherwise
 from liveavatar.engines.s2v.compiling import compile_parts, compiled_or_not
 from liveavatar.engines.s2v.memory import give_back, measure_available, with_margin
 from liveavatar.engines.s2v.meter import Meter
@@ -157,15 +158,12 @@ class S2vEngine:
             if loaded != plan:
                 yield PlanChanged(job_id=job_id, change=loaded_otherwise(plan, loaded), plan=loaded)
             if self.why_not_compiled:
-                text = (
-                    f"The model runs slower than it could: it could not be compiled. {self.why_not_compiled}"
-                )
-                yield Notice(job_id=job_id, text=text)
+                yield Notice(job_id=job_id, note=_uncompiled(self.why_not_compiled))
             usable_kv = self._parts.usable_kv(plan.kv_precision)
             if usable_kv != plan.kv_precision:
                 loaded = dataclasses.replace(loaded, kv_precision=usable_kv)
                 text = f"Attention works in 16 bits instead of 8: {self._parts.why_no_8_bit_attention}."
-                yield Notice(job_id=job_id, text=text)
+                yield Notice(job_id=job_id, note=Note(code="attention_in_16_bits", text=text))
             video = AdaptiveVideo(
                 self._parts,
                 loaded,
@@ -194,8 +192,8 @@ class S2vEngine:
             piece = next(made)
             if isinstance(piece, PlanChange):
                 yield PlanChanged(job_id=job_id, change=piece, plan=video.plan)
-            elif isinstance(piece, Remark):
-                yield Notice(job_id=job_id, text=piece.text)
+            elif isinstance(piece, Note):
+                yield Notice(job_id=job_id, note=piece)
             else:
                 data = file.add(piece, video.plan)
                 done = file.num_done
@@ -250,3 +248,8 @@ class _RequestConditions:
             num_blocks=self.num_blocks,
             first_block=first_block,
         )
+
+
+def _uncompiled(reason: str) -> Note:
+    text = f"The model runs slower than it could: it could not be compiled. {reason}"
+    return Note(code="uncompiled", text=text, values={"reason": reason})

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 
 from liveavatar.core.events import Adjust
+from liveavatar.core.note import Note
 from liveavatar.core.parallel import ParallelPlan
 from liveavatar.models.s2v.config import CLIP_BLOCKS
 from liveavatar.pipeline.message import BlockMessage
@@ -76,14 +77,16 @@ def layout_for(layout: ParallelPlan, num_steps: int) -> ParallelPlan:
     return layout.with_steps(num_steps)
 
 
-def why_not(layout: ParallelPlan, num_steps: int) -> str | None:
+def why_not(layout: ParallelPlan, num_steps: int) -> Note | None:
     """Return why the ranks cannot make a video in so many steps, and what to do, or None."""
     try:
         layout_for(layout, num_steps)
     except ValueError:
         num_stages = len(layout.step_split)
-        return (
-            f"The number of steps stays: {num_stages} graphics cards that share their weights make equally many of"
-            f" them, and {num_steps} cannot be shared out like that. Choose a multiple of {num_stages}."
+        return Note(
+            code="steps_stay",
+            text=f"The number of steps stays: {num_stages} graphics cards that share their weights make equally many"
+            f" of them, and {num_steps} cannot be shared out like that. Choose a multiple of {num_stages}.",
+            values={"num_cards": num_stages, "num_steps": num_steps},
         )
     return None

@@ -25,9 +25,10 @@ from liveavatar.core.events import (
     Progress,
     Telemetry,
 )
+from liveavatar.core.note import Note
 from liveavatar.core.plan import ExecutionPlan, PlanChange
 from liveavatar.core.request import ValidatedRequest
-from liveavatar.engines.s2v.adaptive import Remark, loaded_otherwise
+from liveavatar.engines.s2v.adaptive import loaded_otherwise
 from liveavatar.engines.s2v.compiling import compile_parts, compiled_or_not
 from liveavatar.engines.s2v.history import History
 from liveavatar.engines.s2v.memory import with_margin
@@ -139,8 +140,8 @@ class SpreadEngine:
         for piece in video.make():
             if isinstance(piece, PlanChange):
                 yield PlanChanged(job_id=job_id, change=piece, plan=video.plan)
-            elif isinstance(piece, Remark):
-                yield Notice(job_id=job_id, text=piece.text)
+            elif isinstance(piece, Note):
+                yield Notice(job_id=job_id, note=piece)
             elif not isinstance(piece, ShareDone):
                 data = file.add(piece, video.plan)
                 yield _progress(request, "generating", file)

@@ -23,9 +23,10 @@ from liveavatar.conditioning.image import prepare_picture
 from liveavatar.conditioning.reference import SinkLatents
 from liveavatar.core.events import Adjust
 from liveavatar.core.memory import gb_text
+from liveavatar.core.note import Note
 from liveavatar.core.plan import ChangeCause, ExecutionPlan, PlanChange
 from liveavatar.core.request import ValidatedRequest
-from liveavatar.engines.s2v.adaptive import REMEDY, Made, Remark, backdrop_of
+from liveavatar.engines.s2v.adaptive import REMEDY, Made, backdrop_of, may_break_off, stays
 from liveavatar.engines.s2v.gate import Gate, layout_for, why_not
 from liveavatar.engines.s2v.history import History
 from liveavatar.engines.s2v.memory import give_back, with_margin
@@ -182,11 +183,12 @@ class SpreadVideo:
             while (
                 wish := self._take_wish()
             ) is not None:  # taken up by the first rank; refusals are told here
-                if wish.num_steps is not None and (reason := why_not(self._rank.plan, wish.num_steps)):
-                    self._to_tell.append(Remark(text=reason))
+                if wish.num_steps is not None and (note := why_not(self._rank.plan, wish.num_steps)):
+                    self._to_tell.append(note)
             if message.num_steps != self._num_steps:
                 before, self._num_steps = describe(self.plan, self._num_steps), message.num_steps
-                self._change("asked", before, "You asked for it.", block=first_block + message.block)
+                block = first_block + message.block
+                self._to_tell.append(self._change("asked", before, "You asked for it.", block=block))
             yield message.latents
 
     def _uncompiled_where_new(self, items: Iterator[Item]) -> Iterator[Item]:
@@ -245,19 +247,19 @@ class SpreadVideo:
         available = self._own.gather(self._available_bytes())
         if (num_steps, size) != (self._num_steps, self._size):
             self._take_up(num_steps, size, available)
-        before = self.plan
+        before, needed, least = self.plan, 0, min(available)
         short = ladder.short_ranks(before, available)
         if short:
             rank = short[0]
+            needed, least = ladder.needed_bytes(before, rank), available[rank]
             reason = (
-                f"Graphics card {rank + 1} of {len(available)} needs {gb_text(ladder.needed_bytes(before, rank))};"
-                f" {gb_text(available[rank])} are to be had."
+                f"Graphics card {rank + 1} of {len(available)} needs {gb_text(needed)};"
+                f" {gb_text(least)} are to be had."
             )
             self.plan = ladder.fit_ranks(
                 before, self._picture_size, [with_margin(each) for each in available], self._skipped_rungs()
             )
         elif not before.budgets:
-            least = min(available)
             fitting = size_for_free_memory(least, self._size, self._picture_size)
             if fitting == self._size:
                 return
@@ -267,9 +269,10 @@ class SpreadVideo:
         else:
             return
         if self.plan == before:
-            self._to_tell.append(Remark(text=f"{reason} The video goes on as it is and may break off."))
+            self._to_tell.append(may_break_off(reason, needed, least))
         else:
-            self._change("memory_taken", describe(before, self._num_steps), reason, remedy=REMEDY)
+            change = self._change("memory_taken", describe(before, self._num_steps), reason, remedy=REMEDY)
+            self._to_tell.append(dataclasses.replace(change, needed_bytes=needed, available_bytes=least))
 
     def _take_up(self, num_steps: int, size: VideoSize, available: list[int]) -> None:
         """Change to what the operator wishes, where every rank has room for it."""
@@ -277,16 +280,16 @@ class SpreadVideo:
         plan = dataclasses.replace(self.plan, width=size.width, height=size.height, parallel=layout)
         if short := ladder.short_ranks(plan, [with_margin(each) for each in available]):
             rank = short[0]
+            needed, free = ladder.needed_bytes(plan, rank), with_margin(available[rank])
             text = (
                 f"The video stays as it is: for {describe(plan, num_steps)}, graphics card {rank + 1} of"
-                f" {len(available)} needs {gb_text(ladder.needed_bytes(plan, rank))}, and"
-                f" {gb_text(with_margin(available[rank]))} are to be had."
+                f" {len(available)} needs {gb_text(needed)}, and {gb_text(free)} are to be had."
             )
-            self._to_tell.append(Remark(text=text))
+            self._to_tell.append(stays(text, describe(plan, num_steps), needed, free))
             return
         before = describe(self.plan, self._num_steps)
         self.plan, self._num_steps = plan, num_steps
-        self._change("asked", before, "You asked for it.")
+        self._to_tell.append(self._change("asked", before, "You asked for it."))
 
     def _agree_on_attention(self) -> None:
         """Work in 16 bits everywhere where one rank cannot do it in 8."""
@@ -295,7 +298,7 @@ class SpreadVideo:
         if unable:
             self.plan = dataclasses.replace(self.plan, kv_precision="bf16")
             text = f"Attention works in 16 bits instead of 8: graphics card {unable[0] + 1} cannot do it otherwise."
-            self._to_tell.append(Remark(text=text))
+            self._to_tell.append(Note(code="attention_in_16_bits", text=text))
 
     def _skipped_rungs(self) -> list[ladder.Rung]:
         """Return what cannot be changed in a loaded engine, or must not be."""
@@ -310,9 +313,9 @@ class SpreadVideo:
 
     def _change(
         self, cause: ChangeCause, before: str, reason: str, *, remedy: str = "", block: int | None = None
-    ) -> None:
+    ) -> PlanChange:
         self._is_changed = True
-        change = PlanChange(
+        return PlanChange(
             first_frame=(self._num_begun if block is None else block) * PICTURES_PER_BLOCK,
             cause=cause,
             before=before,
@@ -320,8 +323,7 @@ class SpreadVideo:
             reason=reason,
             remedy=remedy,
         )
-        self._to_tell.append(change)
 
-    def _told(self) -> Iterator[PlanChange | Remark]:
+    def _told(self) -> Iterator[PlanChange | Note]:
         while self._to_tell:
             yield self._to_tell.pop(0)  # type: ignore[misc]
