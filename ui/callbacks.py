@@ -94,17 +94,13 @@ class Callbacks:
         ticket = self.submit_from_page(portrait, voice, prompt, size, "", AUTO, 0, "", False, request)
         return portrait, voice, ticket
 
-    def use_model(self, ckpt_dir: str, lora_path: str) -> str:
-        """Use another model from the next video on; answer what is wrong with it, or that it is whole."""
+    def use_model(self, ckpt_dir: str, lora_path: str) -> Json:
+        """Use another model from the next video on, or none; answer {"is_named": ...} or {"problem": diagnosis}."""
         try:
             self._studio.model.choose(ckpt_dir, lora_path)
         except InputRejected as rejection:
-            return rejection.diagnosis.sentence()
-        return (
-            "The model is whole. It is used from the next video on."
-            if ckpt_dir.strip()
-            else "No model is used."
-        )
+            return {"problem": diagnosis_json(rejection.diagnosis)}
+        return {"is_named": bool(ckpt_dir.strip())}
 
     # ---- the API
 

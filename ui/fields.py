@@ -203,8 +203,9 @@ def _model(studio: Studio, callbacks: Callbacks) -> None:
     if model.is_fixed:
         return
     use = gr.Button(WORDS("use_model"), size="sm", elem_id="studio-use-model")
-    answer = gr.Markdown(elem_id="studio-model-answer")
-    use.click(
+    mount_point("studio-model-answer")
+    answer = gr.JSON(visible="hidden", elem_id="studio-model-ticket")
+    checked = use.click(
         callbacks.use_model,
         [folder, lora],
         answer,
@@ -212,3 +213,5 @@ def _model(studio: Studio, callbacks: Callbacks) -> None:
         api_visibility="private",
         queue=False,
     )
+    tell = "(answer) => { window.studio.modelChecked(answer); return []; }"
+    checked.success(None, answer, None, js=tell, api_visibility="private")

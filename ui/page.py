@@ -164,7 +164,12 @@ def _head(samples: Samples, keep_days: float) -> str:
             for portrait in samples.portraits
         ],
         "voices": [
-            {"title": voice.title, "language": voice.language, "seconds": voice.seconds}
+            {
+                "title": voice.title,
+                "language": voice.language,
+                "seconds": voice.seconds,
+                "chinese": dict(voice.chinese),
+            }
             for voice in samples.voices
         ],
         "tiers": {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,7 @@ class SampleVoice:
     title: str
     language: str
     seconds: float
+    chinese: Mapping[str, str]  # its title and language
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +53,7 @@ def load_samples(folder: Path = SAMPLES_DIR) -> Samples:
             title=voice["title"],
             language=voice.get("language", ""),
             seconds=float(voice.get("seconds", 0)),
+            chinese=voice.get("chinese", {}),
         )
         for voice in listed["voices"]
         if (folder / voice["file"]).is_file()

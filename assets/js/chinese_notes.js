@@ -69,7 +69,7 @@ export const place = "问题出在第 {number} 块显卡（共 {num_ranks} 块�
 
 // What occurs in values. "{n}" stands for the number that such a term begins with.
 export const terms = {
-  "utilisation": "占用率",
+  "utilisation": "利用率",
   "temperature": "温度",
   "power": "功率",
 

@@ -3,7 +3,7 @@
 import { adjustJob } from "./api.js";
 import { h, sizeText } from "./dom.js";
 import { words } from "./strings.js";
-import { problemText } from "./translation.js";
+import { joined, problemText } from "./translation.js";
 
 const STEPS = [4, 3, 2];
 const SIZES = ["384*256", "576*320", "688*368", "720*400", "1280*720"]; // in the portrait's shape, whatever that is
@@ -38,7 +38,7 @@ export class Knobs {
     let text;
     try {
       const { diagnosis } = await adjustJob(id, wish);
-      text = diagnosis ? problemText(diagnosis).filter(Boolean).join(" ") : words.changesSoon;
+      text = diagnosis ? joined(problemText(diagnosis)) : words.changesSoon;
     } catch {
       text = words.lost;
     }

@@ -71,7 +71,7 @@ export class Machine {
     bar.setAttribute("aria-valuetext", free);
     setText(value, isFull ? `${free}, ${words.almostFull}` : free);
     const details = [
-      `${words.processor}: ${words.cores(hardware.num_cores)}`,
+      words.processor(hardware.num_cores),
       hardware.cpu_percent == null ? null : words.busy(Math.round(hardware.cpu_percent)),
       engine.rss_bytes ? words.engineUses(gigabytes(engine.rss_bytes)) : null,
       engine.state === "busy" && engine.block_s ? words.blockTime(engine.block_s, engine.block_target_s) : null,

@@ -8,8 +8,8 @@ import { Poller } from "./poller.js";
 import { portraitRow, readSamples, stageCards, voiceChips } from "./samples.js";
 import { drawForecasts, followPortraitShape } from "./sizes.js";
 import { Stage } from "./stage.js";
-import { words } from "./strings.js";
-import { problemText } from "./translation.js";
+import { locale, words } from "./strings.js";
+import { joined, problemText } from "./translation.js";
 import { Videos } from "./videos.js";
 
 const JOB_KEY = "liveavatar-job";
@@ -42,7 +42,7 @@ function drawPill(state, failures) {
   else if (state) [kind, text] = engineWords(state);
   const isTold = stage.view === "failed"; // the stage says the same, larger
   const broken = state?.engine.state === "failed" && !isTold ? state.engine.diagnosis : null;
-  setText(banner, broken ? problemText(broken).filter(Boolean).join(" ") : "");
+  setText(banner, broken ? joined(problemText(broken)) : "");
   pill.dataset.kind = kind;
   setText(pill.lastChild, text);
   document.body.classList.toggle("la-offline", failures >= LOST_AFTER);
@@ -107,7 +107,7 @@ function showProblem(diagnosis) {
     { type: "button", class: "la-icon-button", "aria-label": words.dismiss, onclick: () => showProblem(null) },
     icon("close"),
   );
-  const text = h("div", {}, h("b", {}, title), " ", [cause, remedy].filter(Boolean).join(" "));
+  const text = h("div", {}, h("b", {}, title), " ", joined([cause, remedy]));
   host.replaceChildren(h("div", { class: "la-note error problem", role: "alert" }, text, close));
   const field = fieldOf(diagnosis.code);
   field?.classList.add("la-wrong");
@@ -149,6 +149,11 @@ window.studio = {
       stage.update(job);
     } else showProblem(ticket?.problem ?? { code: "network", title: words.networkProblem, cause: "", remedy: "" });
     setSending(false);
+  },
+  modelChecked({ problem, is_named }) {
+    const done = is_named ? words.modelIsUsed : words.noModelIsUsed;
+    const host = document.getElementById("studio-model-answer");
+    host.replaceChildren(h("p", { role: "status" }, problem ? joined(problemText(problem)) : done));
   },
 };
 
@@ -203,6 +208,7 @@ const PLACES = [
 async function start() {
   const found = await Promise.all(PLACES.map(whenPresent)); // Gradio draws its parts in no certain order
   const hosts = Object.fromEntries(PLACES.map((id, index) => [id, found[index]]));
+  document.documentElement.lang = locale ?? "en"; // which glyphs are drawn, and how it is read aloud
   samples = readSamples(hosts["studio-data"]);
   drawTop(hosts["studio-top"]);
   await drawInputs(hosts["studio-voices"]);

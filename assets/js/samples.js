@@ -2,7 +2,7 @@
 
 import { assetUrl } from "./api.js";
 import { h, icon } from "./dom.js";
-import { words } from "./strings.js";
+import { isChinese, words } from "./strings.js";
 
 const MAX_STAGE_CARDS = 5;
 
@@ -26,17 +26,18 @@ export function portraitRow(samples, fill) {
 /** Draw one chip per voice. */
 export function voiceChips(samples, fill) {
   const buttons = samples.voices.map((voice, index) => {
+    const { title, language } = isChinese ? { ...voice, ...voice.chinese } : voice;
     const seconds = Math.round(voice.seconds);
     return h(
       "button",
       {
         type: "button",
         class: "chip",
-        "aria-label": words.useVoice(voice.title, voice.language, seconds),
-        title: `${voice.language} · ${seconds} s`,
+        "aria-label": words.useVoice(title, language, seconds),
+        title: words.voiceFacts(language, seconds),
         onclick: () => fill(`voice:${index}`),
       },
-      voice.title,
+      title,
     );
   });
   return h("div", { class: "la-chips", role: "group", "aria-label": words.sampleVoices }, ...buttons);

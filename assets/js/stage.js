@@ -6,7 +6,7 @@ import { clock, h, icon, setText, sizeText } from "./dom.js";
 import { Knobs } from "./knobs.js";
 import { Player } from "./player.js";
 import { words } from "./strings.js";
-import { noteText, problemText } from "./translation.js";
+import { joined, noteText, problemText } from "./translation.js";
 
 const REDRAW_MS = 250; // the countdown before playback
 const NEEDS_CLICKS = new Set(["no_face", "bad_clicks"]);
@@ -234,7 +234,7 @@ export class Stage {
   drawNotes(job) {
     const notes = job.notes.map((note) => ["info", noteText(note)]);
     if (job.state === "cancelled" && job.has_video) notes.push(["info", words.partKept]);
-    if (job.state === "failed" && job.diagnosis) notes.push(["error", problemText(job.diagnosis).filter(Boolean).join(" ")]);
+    if (job.state === "failed" && job.diagnosis) notes.push(["error", joined(problemText(job.diagnosis))]);
     const key = JSON.stringify(notes);
     if (this.notes.dataset.key === key) return;
     this.notes.dataset.key = key;

@@ -17,6 +17,11 @@ export function problemText({ code, title, cause, remedy, facts }) {
   return [told, why + where, what];
 }
 
+/** Return what there is of sentences as one text; Chinese ones follow each other without spaces. */
+export function joined(sentences) {
+  return sentences.filter(Boolean).join(isChinese ? "" : " ");
+}
+
 /** Return the sentence of a note; its code may be that of a problem for which another way was found. */
 export function noteText({ code, text, values }) {
   const template = notes[code] ?? diagnoses[code]?.slice(0, 2).join("");
