@@ -61,7 +61,7 @@ def test_recorded_machines(paced: App, new_page: NewPage) -> None:
         (
             "eight_gpus",
             12,
-            ["compute little and wait for each other", "GPU 7 slows down because it is too hot (61 °C)."],
+            ["mostly wait for data from each other", "GPU 7 slows down because it is too hot (61 °C)."],
         ),
     ):
         machine = Machine(trace(name)).play(until_s=until_s)
