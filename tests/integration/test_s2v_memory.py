@@ -185,7 +185,7 @@ def test_down_the_ladder_and_up_again_with_the_next_job(
     events = engine.make(make_job(4.5), plan, memory_shrinks)
     assert events[-1] == Finished(job_id="a", num_frames=54)
     check_file(video_of(events), tmp_path / "video.mp4", size=(128, 64), num_frames=54)
-    notices = [event.text for event in events if isinstance(event, Notice)]
+    notices = [event.note.text for event in events if isinstance(event, Notice)]
     assert len(notices) == 1, "the first rung is taken once"
     assert "given back, and it is tried again" in notices[0]
     pieces, caches, smaller = changes_of(events)

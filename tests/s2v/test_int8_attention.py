@@ -331,7 +331,7 @@ def test_the_operator_is_told_when_attention_stays_in_16_bits(tmp_path: Path) ->
     engine = S2vEngine()
     engine._parts = parts_of(tiny_model())
     events = engine.generate(request, plan, should_stop=lambda: True)
-    assert [event.text for event in events if isinstance(event, Notice)] == [
+    assert [event.note.text for event in events if isinstance(event, Notice)] == [
         "Attention works in 16 bits instead of 8: it needs a graphics card."
     ]
 
