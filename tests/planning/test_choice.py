@@ -155,7 +155,7 @@ def test_sizes() -> None:
     assert fixed_size("400*720")[0] == VideoSize(384, 704)
     assert fixed_size("704*384")[1] is None
     assert fixed_size("720*400", (2000, 2000))[0] == VideoSize(512, 512)
-    assert fixed_size("576*320") == (VideoSize(576, 320), "")
+    assert fixed_size("576*320") == (VideoSize(576, 320), None)
     for text in ("721*400", "big", "", "0*0", "720"):
         with pytest.raises(InputRejected) as caught:
             fixed_size(text)
