@@ -105,3 +105,25 @@ def test_no_second_row_of_teeth_below_the_portraits_own() -> None:
         x, y = mouth.frame.to_picture(u, renderer.anatomy.lower_inner(u) + np.float32(below))
         brightness = canvas[y.round().astype(int), x.round().astype(int)].mean(axis=-1)
         assert brightness.max() < 80, f"{below} below the own teeth"
+
+
+@pytest.mark.parametrize("between", [(135, 135, 190), (70, 75, 120)])
+def test_lips_hardly_parted_show_painted_teeth_where_no_own_ones_are_seen(
+    between: tuple[int, int, int],
+) -> None:
+    """A pale lip or a shade between the lips, drawn out as if it were teeth, would be a plate of skin in the mouth."""
+    mouth = paint_mouth(gap=0.24)
+    inside = (mouth.picture.min(axis=-1) > 180) | (mouth.picture.max(axis=-1) < 60)
+    mouth.picture[inside] = between
+    column = drawn_column(mouth, open=0.9, jaw=0.8)
+    tooth = column[len(column) // 6 : len(column) // 3].mean(axis=0)
+    assert tooth.min() > 105
+    assert np.ptp(tooth) < 45
+
+
+def test_lips_hardly_parted_keep_the_portraits_own_teeth() -> None:
+    mouth = paint_mouth(gap=0.3)
+    own = (mouth.picture.min(axis=-1) > 180) & (np.ptp(mouth.picture, axis=-1) < 25)
+    mouth.picture[own] = (190, 235, 215)  # a colour that nothing painted has
+    column = drawn_column(mouth, open=0.9, jaw=0.8)
+    assert (column[:, 1] - column[:, 2]).max() > 12

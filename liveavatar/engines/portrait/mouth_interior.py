@@ -14,7 +14,7 @@ import numpy as np
 
 from liveavatar.engines.portrait.geometry import Floats, Picture, Region, TabulatedCurve, floats, smoothstep
 from liveavatar.engines.portrait.mouth_anatomy import MouthAnatomy
-from liveavatar.engines.portrait.mouth_light import MouthLight
+from liveavatar.engines.portrait.mouth_light import WIDE_GAP, MouthLight
 from liveavatar.engines.portrait.mouth_shape import MouthCommand, MouthShape
 
 DARK, GUM, TONGUE, TOOTH = range(4)
@@ -40,7 +40,7 @@ SHADE_REDNESS = 0.8  # gum light per lost tooth brightness
 TOOTH_ROUNDNESS = 0.12  # loss of light from the middle of a tooth to its sides
 SMALL_TOOTH_PX = 6.0  # teeth narrower than this are painted without gaps: they would only flicker
 
-OWN_INTERIOR_GAP = 0.10  # lips parted this far in the portrait show something worth keeping
+OWN_INTERIOR_GAP = 0.10  # lips parted this far with teeth between them show something worth keeping
 RAISED_FLOOR_SHADE = 0.6
 OWN_JAW_GAP = 0.62  # parted this far, the lower part of it hangs on the jaw
 
@@ -79,7 +79,7 @@ class MouthInterior:
         self._picture = picture
         self._anatomy = anatomy
         self._light = light
-        self._shows_own = anatomy.gap > OWN_INTERIOR_GAP
+        self._shows_own = anatomy.gap > (OWN_INTERIOR_GAP if light.own_teeth else WIDE_GAP)
         self._own_hangs_on_jaw = anatomy.gap > OWN_JAW_GAP
         self._upper_teeth = _find_upper_teeth(self._picture, anatomy)
         self._paints_teeth = not self._own_hangs_on_jaw or self._upper_teeth.max() == 0

@@ -28,6 +28,11 @@ GREY_SKIN_SPREAD = 0.15  # red minus blue over mean: real skin has 0.2 or more
 CAST_SHARE = 0.45  # how much of the skin's colour cast is the light's, not the skin's ...
 PLAIN_SKIN = 0.7  # ... and less of darker skin, which is more colourful by itself; luma against typical skin
 
+# Where the lips are hardly parted, a few bright pixels between them are shine or lip, not teeth.
+PLAIN_TOOTH = 0.7  # teeth are so much less colourful than skin
+LEAST_TEETH, LEAST_TEETH_WIDE = 0.20, 0.05  # share of the opening in which there must be teeth to be believed
+WIDE_GAP = 0.35  # half mouth widths; lips parted this far surely show the inside
+
 
 @dataclass(frozen=True, kw_only=True)
 class MouthLight:
@@ -38,6 +43,7 @@ class MouthLight:
     colour: float  # 0 in grey pictures .. 1 where skin has its usual colour
     skin_shade: Floats  # (3,), blue green red: a shade on skin darkens each by this many times its strength
     skin: Floats  # (3,), median skin around the mouth
+    own_teeth: bool  # whether teeth can be seen in the portrait's own opening
 
 
 def measure_light(picture: Picture, anatomy: MouthAnatomy) -> MouthLight:
@@ -58,13 +64,15 @@ def measure_light(picture: Picture, anatomy: MouthAnatomy) -> MouthLight:
     grey = (materials @ LUMA)[:, None]
     materials = grey + (materials - grey) * colour
     inside = (v > anatomy.upper_inner(u) + 0.03) & (v < anatomy.lower_inner(u) - 0.03) & (np.abs(u) < 0.9)
-    _learn_from_own_inside(materials, patch[inside], skin)
+    least_teeth = LEAST_TEETH_WIDE if anatomy.gap > WIDE_GAP else LEAST_TEETH
+    own_teeth = _learn_from_own_inside(materials, patch[inside], skin, least_teeth)
     return MouthLight(
         materials=np.clip(materials, 0.0, 245.0).astype(np.float32),
         sideways=_sideways_slope(patch, skin_mask, u),
         colour=colour,
         skin_shade=1.0 + (SKIN_SHADE - 1.0) * np.float32(colour),
         skin=skin.astype(np.float32),
+        own_teeth=own_teeth,
     )
 
 
@@ -85,19 +93,27 @@ def _skin_mask(anatomy: MouthAnatomy, u: Floats, v: Floats) -> Mask:
     return np.asarray(clear_of_lips & (np.abs(u) < 1.3), np.bool_)
 
 
-def _learn_from_own_inside(materials: NDArray[np.float64], inside: Floats, skin: Floats) -> None:
-    """Take the colour of teeth and of the dark from the portrait where it shows them (in place)."""
+def _learn_from_own_inside(
+    materials: NDArray[np.float64], inside: Floats, skin: Floats, least_teeth: float
+) -> bool:
+    """Take the colour of teeth and of the dark from the portrait where it shows them (in place).
+
+    Returns whether it shows teeth: in at least a share of `least_teeth` of `inside`.
+    """
     if len(inside) < 12:
-        return
+        return False
     luma = inside @ LUMA
     spread = inside.max(axis=1) - inside.min(axis=1)
     skin_luma, skin_spread = float(skin @ LUMA), float(skin.max() - skin.min())
-    teeth = inside[(luma > 0.75 * skin_luma) & (spread < max(0.8 * skin_spread, 25.0))]
-    if len(teeth) > 0.05 * len(inside):
-        materials[3] = 0.3 * materials[3] + 0.7 * np.median(teeth, axis=0)
+    plain = PLAIN_TOOTH * skin_spread / max(skin_luma, 1.0) * luma
+    is_tooth = (luma > 0.75 * skin_luma) & (spread < np.maximum(plain, 25.0))
+    shows_teeth = float(is_tooth.mean()) > least_teeth
+    if shows_teeth:
+        materials[3] = 0.3 * materials[3] + 0.7 * np.median(inside[is_tooth], axis=0)
     dark = inside[luma < 0.35 * skin_luma]
     if len(dark) > 0.05 * len(inside):
         materials[0] = 0.5 * materials[0] + 0.5 * np.median(dark, axis=0)
+    return shows_teeth
 
 
 def _sideways_slope(patch: Floats, skin_mask: Mask, u: Floats) -> float:
