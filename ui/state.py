@@ -13,7 +13,6 @@ from liveavatar.core.job import Job, JobState
 from liveavatar.core.plan import FPS
 from liveavatar.monitoring.hardware import HardwareSnapshot
 from liveavatar.monitoring.readings import LinkLoad
-from liveavatar.monitoring.remarks import Remark
 from liveavatar.planning.model_spec import PICTURES_PER_BLOCK
 from liveavatar.service.gauge import CardGauge, fit_warnings
 
@@ -90,8 +89,8 @@ def machine_json(hardware: HardwareSnapshot, gauges: Sequence[CardGauge]) -> Jso
         "cpu_percent": hardware.cpu_percent,
         "num_cores": hardware.num_cores,
         "problem": hardware.problem,
-        "warnings": [_remark_json(remark) for remark in warnings],
-        "unknowns": [_remark_json(remark) for remark in hardware.unknowns],
+        "warnings": [dataclasses.asdict(remark) for remark in warnings],
+        "unknowns": [dataclasses.asdict(remark) for remark in hardware.unknowns],
     }
 
 
@@ -123,15 +122,6 @@ def _link_json(link: LinkLoad | None) -> Json | None:
     if link is None:
         return None
     return {"sent": round(link.sent), "received": round(link.received), "limit": link.limit}
-
-
-def _remark_json(remark: Remark) -> Json:
-    return {
-        "code": remark.code,
-        "text": remark.text,
-        "gpus": list(remark.gpus),
-        "values": dict(remark.values),
-    }
 
 
 def engine_json(studio: Studio) -> Json:

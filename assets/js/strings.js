@@ -305,7 +305,7 @@ const chinese = {
   videos: "我的视频",
   noVideos: "您的视频会显示在这里。",
   kept: (days) => `最多保留 ${days} 天；想长期保存请下载。`,
-  partial: "未完成",
+  partial: "部分",
   remove: "删除",
   removeQuestion: "确定删除？",
   keep: "保留",

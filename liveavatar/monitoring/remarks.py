@@ -1,14 +1,15 @@
 """Sentences about the machine: what cannot be known of it, who else uses it, and what holds the video up.
 
-Pure functions over readings. A remark carries its numbers too, so that the page can say it in another language.
+Pure functions over readings.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from liveavatar.core.memory import GIB, gb_text
+from liveavatar.core.note import Note
 from liveavatar.monitoring.readings import GpuReading, Reading, Unreadable
 
 _BOOKKEEPING_BYTES, _BOOKKEEPING_SHARE = 0.5 * GIB, 0.01
@@ -18,17 +19,13 @@ _MAX_NAMED_PROGRAMS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Remark:
-    """One thing to tell the operator.
+class Remark(Note):
+    """A note about the machine, whose text numbers cards from 1.
 
-    `gpus`: indices of the cards it is about, empty for the whole machine. `text` is plain English, numbering cards
-    from 1. `values`: what a translation needs.
+    `gpus`: indices of the cards it is about, empty for the whole machine.
     """
 
-    code: str
-    text: str
     gpus: tuple[int, ...] = ()
-    values: Mapping[str, str | float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

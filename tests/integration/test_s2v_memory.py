@@ -325,6 +325,7 @@ def test_another_program_takes_memory_between_clips(
         asked, taken = whole.changes
         assert (asked.cause, taken.cause, taken.first_frame) == ("asked", "memory_taken", 48)
         assert taken.after.startswith("64x64, 3 steps")
+        assert taken.note().values["available_bytes"] == taken.available_bytes > 0
         assert all(change.note() in whole.notes for change in whole.changes)
         video = studio.video_path(job.id)
         assert video is not None

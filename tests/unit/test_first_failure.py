@@ -144,4 +144,4 @@ def test_place_is_a_card_when_the_plan_has_cards() -> None:
     )
     diagnosis = at_rank(from_exception(MEMORY), 1, plan)
     assert diagnosis.cause.endswith("It happened on graphics card 2 of 2 (NVIDIA H800, steps 3-4).")
-    assert diagnosis.facts["rank"] == 1
+    assert (diagnosis.facts["rank"], diagnosis.facts["num_ranks"]) == (1, 2)
