@@ -19,6 +19,7 @@ Mask = NDArray[np.bool_]
 
 STRAY_REACH = 0.14  # how far outside the outline stray hair and soft edges are looked for, in head radii
 STRAY_WIDTH = 0.07  # how thick they can be, in head radii
+STRAY_LEVELS = 3  # colour levels by which they leave the range of the background's colours around them
 NEIGHBOURHOOD = 0.30  # half the side of the square in which these are looked up, in head radii
 GRAIN_SIZE = 0.08  # what is finer than this is grain, in head radii
 MOST_GRAIN = 3.0  # times what is usual near it; what stands out more is an object, and must not come twice
@@ -42,12 +43,16 @@ def _strays(picture: Picture, hidden: Mask, head_radius: float) -> Mask:
 
     Left in the background they would stay behind as a ghost when the head moves.
     """
+    picture = np.asarray(
+        cv2.cvtColor(picture, cv2.COLOR_BGR2LAB), np.uint8
+    )  # tells hues apart by their range
     distance = cv2.distanceTransform((~hidden).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5)
     near = (distance < STRAY_REACH * head_radius) & ~hidden
     inside = cv2.erode(hidden.astype(np.uint8), _square(STRAY_WIDTH * head_radius)) > 0
     darkest, brightest = _range_around(picture, ~near & ~hidden, NEIGHBOURHOOD * head_radius)
     head_darkest, head_brightest = _range_around(picture, inside, NEIGHBOURHOOD * head_radius)
-    unlike_background = (picture > brightest) | (picture < darkest)
+    beyond = np.maximum(cv2.subtract(picture, brightest), cv2.subtract(darkest, picture))
+    unlike_background = beyond > STRAY_LEVELS
     unlike_both = (picture > cv2.max(brightest, head_brightest)) | (picture < cv2.min(darkest, head_darkest))
     stray = near & unlike_background.any(axis=2) & ~unlike_both.any(axis=2)
     # What is wide is no stray but a part of the head that was missed: cutting it would show.
