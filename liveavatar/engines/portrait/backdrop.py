@@ -11,6 +11,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from cv2.typing import MatLike
 from numpy.typing import NDArray
 
 from liveavatar.engines.portrait.geometry import Floats, Picture
@@ -51,10 +52,9 @@ def _strays(picture: Picture, hidden: Mask, head_radius: float) -> Mask:
     inside = cv2.erode(hidden.astype(np.uint8), _square(STRAY_WIDTH * head_radius)) > 0
     darkest, brightest = _range_around(picture, ~near & ~hidden, NEIGHBOURHOOD * head_radius)
     head_darkest, head_brightest = _range_around(picture, inside, NEIGHBOURHOOD * head_radius)
-    beyond = np.maximum(cv2.subtract(picture, brightest), cv2.subtract(darkest, picture))
-    unlike_background = beyond > STRAY_LEVELS
-    unlike_both = (picture > cv2.max(brightest, head_brightest)) | (picture < cv2.min(darkest, head_darkest))
-    stray = near & unlike_background.any(axis=2) & ~unlike_both.any(axis=2)
+    unlike_background = _excess(picture, darkest, brightest) > STRAY_LEVELS
+    either = cv2.min(darkest, head_darkest), cv2.max(brightest, head_brightest)
+    stray = near & unlike_background & (_excess(picture, *either) == 0)
     # What is wide is no stray but a part of the head that was missed: cutting it would show.
     depth = cv2.distanceTransform(stray.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5)
     count, pieces = cv2.connectedComponents(stray.astype(np.uint8))
@@ -76,6 +76,13 @@ def _range_around(picture: Picture, known: Mask, reach: float) -> tuple[Picture,
     return darkest, looked_up(np.where(known[..., None], picture, 0), cv2.dilate)
 
 
+def _excess(picture: Picture, darkest: MatLike, brightest: MatLike) -> NDArray[np.integer]:
+    """By how many levels each pixel leaves the range, in the channel in which it does so most: (rows, columns)."""
+    beyond = cv2.max(cv2.subtract(picture, brightest), cv2.subtract(darkest, picture))
+    first, second, third = cv2.split(beyond)
+    return np.asarray(cv2.max(cv2.max(first, second), third))
+
+
 def _square(reach: float) -> Picture:
     side = 2 * max(1, round(reach)) + 1
     return np.ones((side, side), np.uint8)
@@ -84,8 +91,7 @@ def _square(reach: float) -> Picture:
 def _grain(picture: Floats, head_radius: float) -> Floats:
     """The finest details of a picture, without the edges of objects."""
     grain = picture - cv2.blur(picture, _square(GRAIN_SIZE * head_radius).shape)
-    strength = np.clip(np.abs(grain).max(axis=2), 0, 255).astype(np.uint8)
-    small = cv2.resize(strength, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_NEAREST)
+    small = np.clip(np.abs(grain[::4, ::4]).max(axis=2), 0, 255).astype(np.uint8)
     usual = cv2.medianBlur(small, 2 * max(1, round(0.25 * GRAIN_NEIGHBOURHOOD * head_radius)) + 1)
     most = MOST_GRAIN * cv2.resize(usual, (grain.shape[1], grain.shape[0])).astype(np.float32)[..., None]
     return np.asarray(np.clip(grain, -most, most), np.float32)

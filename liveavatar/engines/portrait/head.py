@@ -28,6 +28,7 @@ DEPTH_REACH = 1.45  # distance from the head's middle at which depth reaches 0, 
 PIVOT_B = 1.25  # the head turns about the top of the neck, in head radii below its centre
 NARROWING = 0.5  # by how much nearer to the middle the head's hold ends at the neck than beside the face
 BODY_SHARE = 0.40  # how much of the head's sway the shoulders follow
+LARGEST_SHIFT = 0.2  # of the head from where it rests, in head radii
 FIELD_NAMES = ("yaw", "pitch", "roll", "sway_x", "sway_y", "breath")
 
 
@@ -58,20 +59,22 @@ class HeadWarp:
         self._still = self._sample(canvas, *self._rest_maps())
         self._behind: Picture | None = None  # background times (1 - alpha), in canvas pixels
         if matte is not None:
-            self._prepare_layers(matte)
+            self._prepare_layers(matte, reach=round(LARGEST_SHIFT * output_points.head_radius))
 
-    def _prepare_layers(self, matte: Matte) -> None:
+    def _prepare_layers(self, matte: Matte, reach: int) -> None:
+        """`reach` is how many output pixels the head may move from where it rests."""
         veil = 1.0 - matte.alpha
         behind = matte.background.astype(np.float32) * veil[..., None] + 0.5
         self._behind = behind.astype(np.uint8)
         self._veil = np.round(255 * veil).astype(np.uint8)
         self._background = matte.background
-        rest = self._rest_maps()
-        background = self._sample(matte.background, *rest)
-        self._still_background = np.ascontiguousarray(background[self._region.slices])
-        follows = (self._fields.follows[..., None] > 0) * self._fields.displacement
-        shows = self._sample(self._veil, *rest) > 0
-        self._following_region = _moving_region(follows, *self._size, within=shows)
+        rest, region = self._rest_maps(), self._region
+        self._still_background = np.ascontiguousarray(self._sample(matte.background, *rest)[region.slices])
+        follows = cv2.resize(self._fields.follows, self._size, interpolation=cv2.INTER_LINEAR)[region.slices]
+        around = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
+        may_show = cv2.dilate(self._sample(self._veil, *rest)[region.slices], around) > 0
+        self._following_part = _bounds((follows > 0) & may_show)  # of the moving region
+        self._follows = np.ascontiguousarray(follows[self._following_part.slices])
 
     def displacement(self, pose: FramePose) -> Floats:
         """How far each grid point of the frame moves: (grid rows, grid columns, 2) in output pixels.
@@ -90,36 +93,32 @@ class HeadWarp:
         frame = self._still.copy()
         if region.is_empty:
             return frame
-        displacement = self.displacement(pose)
-        maps = self._source_maps(displacement, region)
+        rest_x, rest_y = (rest[region.slices] for rest in self._rest_maps())
+        x, y = self._shifts(self.displacement(pose))
+        map_x, map_y = rest_x - x, rest_y - y
         if self._behind is None:
-            frame[region.slices] = self._sample(canvas, *maps)
+            frame[region.slices] = self._sample(canvas, map_x, map_y)
             return frame
         # What moves is the head without its background; where the head is not, the background shows.
         without_background = np.asarray(cv2.subtract(canvas, self._behind), np.uint8)
-        moving = self._sample(without_background, *maps)
-        veil = cv2.cvtColor(self._sample(self._veil, *maps), cv2.COLOR_GRAY2BGR)
-        background = self._posed_background(displacement)
-        frame[region.slices] = cv2.add(moving, cv2.multiply(background, veil, scale=1 / 255))
+        moving = self._sample(without_background, map_x, map_y)
+        veil = cv2.cvtColor(self._sample(self._veil, map_x, map_y), cv2.COLOR_GRAY2BGR)
+        showing = np.asarray(cv2.multiply(self._still_background, veil, scale=1 / 255), np.uint8)
+        part = self._following_part.slices
+        if not self._following_part.is_empty:
+            following = self._sample(
+                self._background,
+                rest_x[part] - x[part] * self._follows,
+                rest_y[part] - y[part] * self._follows,
+            )
+            showing[part] = cv2.multiply(following, veil[part], scale=1 / 255)
+        frame[region.slices] = cv2.add(moving, showing)
         return frame
 
-    def _posed_background(self, displacement: Floats) -> Picture:
-        """The moving region's background as far as it shows: still above, following the figure further down."""
-        background = self._still_background.copy()
-        region = self._following_region
-        if not region.is_empty:
-            maps = self._source_maps(displacement * self._fields.follows[..., None], region)
-            background[region.within(self._region).slices] = self._sample(self._background, *maps)
-        return background
-
-    def _source_maps(self, displacement: Floats, region: Region) -> tuple[Floats, Floats]:
-        """Where in the canvas each pixel of `region` comes from: x and y."""
-        width, height = self._size
-        rest_x, rest_y = self._rest_maps()
-        grown = cv2.resize(displacement, (width, height), interpolation=cv2.INTER_LINEAR)[region.slices]
-        map_x = rest_x[region.slices] - grown[..., 0] * np.float32(self._scale_x)
-        map_y = rest_y[region.slices] - grown[..., 1] * np.float32(self._scale_y)
-        return map_x, map_y
+    def _shifts(self, displacement: Floats) -> tuple[Floats, Floats]:
+        """How far each pixel of the moving region moves, x and y, in canvas pixels."""
+        grown = cv2.resize(displacement, self._size, interpolation=cv2.INTER_LINEAR)[self._region.slices]
+        return grown[..., 0] * np.float32(self._scale_x), grown[..., 1] * np.float32(self._scale_y)
 
     def _rest_maps(self) -> tuple[Floats, Floats]:
         width, height = self._size
@@ -211,13 +210,15 @@ def _steepest_slopes(displacement: Floats, width: int, height: int) -> Floats:
     return np.asarray(np.hypot(vertical, horizontal), np.float32)
 
 
-def _moving_region(displacement: Floats, width: int, height: int, within: Mask | None = None) -> Region:
-    """The rectangle of the frame in which anything (or anything `within`, of the frame's size) can move."""
+def _moving_region(displacement: Floats, width: int, height: int) -> Region:
+    """The rectangle of the frame in which anything can move."""
     largest = np.abs(displacement).max(axis=(0, 3))
-    moves = cv2.resize(largest, (width, height), interpolation=cv2.INTER_LINEAR) > 1e-3
-    if within is not None:
-        moves &= within
-    rows, columns = np.flatnonzero(moves.any(axis=1)), np.flatnonzero(moves.any(axis=0))
+    return _bounds(cv2.resize(largest, (width, height), interpolation=cv2.INTER_LINEAR) > 1e-3)
+
+
+def _bounds(mask: Mask) -> Region:
+    """The smallest rectangle around the true pixels; may be empty."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if len(rows) == 0:
         return Region(x0=0, y0=0, x1=0, y1=0)
     return Region(x0=int(columns[0]), y0=int(rows[0]), x1=int(columns[-1]) + 1, y1=int(rows[-1]) + 1)
