@@ -28,15 +28,17 @@ GRAIN_NEIGHBOURHOOD = 0.8  # half the side of the square that says what is usual
 OUTLINE_SMOOTHING = 0.05  # the mirror's edge is so much smoother than the outline, in head radii
 
 
-def backdrop_behind(picture: Picture, hidden: Mask, head_radius: float) -> Floats:
-    """The picture without its head: (rows, columns, 3), 0 .. 255.
+def backdrop_behind(picture: Picture, hidden: Mask, head_radius: float) -> Picture:
+    """The picture without its head: (rows, columns, 3).
 
     `picture` is (rows, columns, 3), `hidden` (rows, columns) says where the head is, `head_radius` is in pixels.
     """
     hidden = hidden | _strays(picture, hidden, head_radius)
     smooth = fill_smoothly(picture, ~hidden)
     mirrored = _mirrored_at_outline(_grain(smooth, head_radius), hidden, head_radius)
-    return np.asarray(np.clip(smooth + np.where(hidden[..., None], mirrored, 0), 0, 255), np.float32)
+    backdrop = picture.copy()
+    backdrop[hidden] = np.clip(smooth[hidden] + mirrored[hidden] + 0.5, 0, 255).astype(np.uint8)
+    return backdrop
 
 
 def _strays(picture: Picture, hidden: Mask, head_radius: float) -> Mask:

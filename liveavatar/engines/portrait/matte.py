@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from cv2.typing import MatLike
 from numpy.typing import NDArray
 
 from liveavatar.engines.portrait.backdrop import Mask, backdrop_behind
@@ -229,25 +230,27 @@ def _full_size_matte(canvas: Picture, region: Region, is_head: Mask, head: HeadC
     touched = cv2.dilate(np.maximum(fine, coarse), np.ones((margin, margin), np.uint8)) >= 0.02
     filled = backdrop_behind(crop, np.asarray(touched), head.radius)
     rows, columns = canvas.shape[:2]
-    x = np.arange(columns, dtype=np.float32)[None, :].repeat(rows, axis=0)
-    y = np.arange(rows, dtype=np.float32)[:, None].repeat(columns, axis=1)
-    alpha = (head.to_head(x, y)[1] > SHOULDERS[1]).astype(np.float32)
+    _, b = head.to_head(np.arange(columns, dtype=np.float32), np.arange(rows, dtype=np.float32)[:, None])
+    alpha = (b > SHOULDERS[1]).astype(np.float32)
     alpha[region.slices] = np.maximum(alpha[region.slices], np.maximum(fine, _least_alpha(crop, filled)))
     background = canvas.copy()
-    background[region.slices] = np.clip(filled + 0.5, 0, 255).astype(np.uint8)
+    background[region.slices] = filled
     return Matte(alpha=alpha, background=background)
 
 
-def _least_alpha(picture: Picture, background: Floats) -> Floats:
+def _least_alpha(picture: Picture, background: Picture) -> Floats:
     """The smallest alpha with which a colour of 0 .. 255 over `background` can give `picture`.
 
     So taking the background's share away and putting it back, as a head at rest does, gives the picture unchanged.
     """
-    colour = picture.astype(np.float32)
-    darker = (background - colour) / np.maximum(background, 1)
-    brighter = (colour - background) / np.maximum(255 - background, 1)
-    needed = np.maximum(darker, brighter).max(axis=2)
-    return np.asarray(np.clip(needed, 0, 1), np.float32)
+
+    def share(change: MatLike, largest_change: MatLike) -> MatLike:
+        return cv2.divide(change, cv2.max(largest_change, np.ones_like(picture)), dtype=cv2.CV_32F)
+
+    darker = share(cv2.subtract(background, picture), background)
+    brighter = share(cv2.subtract(picture, background), cv2.bitwise_not(background))
+    first, second, third = cv2.split(cv2.max(darker, brighter))
+    return floats(cv2.max(cv2.max(first, second), third))
 
 
 def _guided_filter(picture: Picture, mask: Floats, radius: int) -> Floats:
