@@ -23,7 +23,7 @@ class Recording:
         self.media_log: MediaLog | None = None
         self._started = self._recorded_at = time.monotonic()
         self._first_frame = 0
-        self._latest: Progress | None = None
+        self._unrecorded: Progress | None = None
         self.write_error: OSError | None = None
 
     def take(self, event: EngineEvent) -> None:
@@ -45,14 +45,25 @@ class Recording:
             if event.stage == "preparing":
                 # The speed shown is that of making pictures, after a new start those that were missing.
                 self._started, self._first_frame = time.monotonic(), event.frames_done
-            self._latest = event
-            if time.monotonic() - self._recorded_at >= _PROGRESS_S:
-                self.flush()
+            self._unrecorded = event
+            self.keep_up()
+
+    def keep_up(self) -> bool:
+        """Record progress that has waited for a while; return whether more video can be taken.
+
+        To be called also while nothing comes: where the engine stalls, the last picture counts, too.
+        """
+        if time.monotonic() - self._recorded_at >= _PROGRESS_S:
+            self.flush()
+        return self.write_error is None
 
     def flush(self) -> None:
         """Record the latest progress."""
-        if self._latest is not None:
+        if self._unrecorded is not None:
             self._recorded_at = time.monotonic()
-            num_made = self._latest.frames_done - self._first_frame
+            num_made = self._unrecorded.frames_done - self._first_frame
             fps = num_made / max(self._recorded_at - self._started, 1e-3)
-            self._store.set_progress(self._job_id, frames_done=self._latest.frames_done, fps=round(fps, 1))
+            self._store.set_progress(
+                self._job_id, frames_done=self._unrecorded.frames_done, fps=round(fps, 1)
+            )
+            self._unrecorded = None

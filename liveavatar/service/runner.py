@@ -334,7 +334,7 @@ class JobRunner(threading.Thread):
         for event in self._supervisor.run(
             request,
             plan,
-            should_stop=lambda: recording.write_error is not None or should_stop(),
+            should_stop=lambda: not recording.keep_up() or should_stop(),
             wishes=lambda: self._wishes_for(job.id),
         ):
             recording.take(event)

@@ -102,7 +102,8 @@ def test_a_photo_and_a_recording_made_on_the_page_become_a_video(paced: App, new
     page.click("#studio-voice [aria-label='Record audio']")
     page.click("#studio-voice .record-button")
     page.locator("#studio-voice time").filter(has_text=re.compile("0:0[2-9]|0:[1-5]")).wait_for()
-    page.click("#studio-voice .stop-button")
+    with page.expect_response(lambda response: "/upload" in response.url):
+        page.click("#studio-voice .stop-button")
     page.wait_for_selector("#studio-voice .component-wrapper")
     studio.generate()
     studio.wait_for_state("finished")

@@ -20,6 +20,7 @@ import pytest
 from liveavatar.config import AppConfig
 from liveavatar.core.errors import InputRejected, LiveAvatarError
 from liveavatar.core.job import JobState
+from liveavatar.core.note import Note
 from liveavatar.core.plan import ExecutionPlan
 from liveavatar.core.request import GenerationRequest, ValidatedRequest
 from liveavatar.service.facade import Studio
@@ -61,7 +62,7 @@ class StudioThatChangesItsMind(Studio):
     def _plan_for(self, engine: str, size: str, request: ValidatedRequest) -> ExecutionPlan:
         self.num_plans += 1
         plan = super()._plan_for(engine, size, request)
-        return dataclasses.replace(plan, decisions=(f"Plan {self.num_plans} was made.",))
+        return dataclasses.replace(plan, decisions=(Note(code="plan", text=f"Plan {self.num_plans}."),))
 
 
 def test_a_job_tells_of_the_plan_that_made_it_only(fake_config: AppConfig, make_request: MakeRequest) -> None:
@@ -69,7 +70,7 @@ def test_a_job_tells_of_the_plan_that_made_it_only(fake_config: AppConfig, make_
     studio.start()
     try:
         job = wait_for_end(studio, studio.submit(make_request()).id)
-        assert job.notes == (f"Plan {studio.num_plans} was made.",)
+        assert [note.text for note in job.notes] == [f"Plan {studio.num_plans}."]
         assert studio.num_plans > 1
     finally:
         studio.close()
@@ -282,6 +283,7 @@ APP = """
 import json, sys
 from pathlib import Path
 from liveavatar.config import AppConfig
+from liveavatar.core.note import Note
 from liveavatar.core.plan import ExecutionPlan
 from liveavatar.core.request import GenerationRequest, ValidatedRequest
 from liveavatar.service.facade import Studio

@@ -43,5 +43,18 @@ def test_the_speed_is_that_of_the_pictures_made_since_the_last_start(monkeypatch
         (120, 12.0),
         (108, 0.0),
         (168, 6.0),
-        (168, 6.0),
     ]
+
+
+def test_the_last_picture_before_a_stall_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    written = Written()
+    taken = recording.Recording("a", cast(JobStore, written))
+    for frames_done in (12, 24, 36):
+        now += 0.15
+        taken.take(Progress(job_id="a", stage="generating", frames_done=frames_done, num_frames=500))
+    assert written.progress[-1]["frames_done"] == 24
+    now += 0.15
+    assert taken.keep_up()
+    assert written.progress[-1]["frames_done"] == 36
