@@ -263,8 +263,8 @@ def test_a_driver_that_does_not_tell_binds_nothing(monkeypatch: pytest.MonkeyPat
 def test_a_killed_rank_that_takes_long_to_die_is_left_behind(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The kernel frees pinned memory for seconds; stopped for less than none, every process takes too long."""
-    monkeypatch.setattr(rank_processes, "_REAP_S", -1.0)
+    """As where the kernel frees pinned memory for longer than is waited: the end of the process is not seen."""
+    monkeypatch.setattr(rank_processes, "_REAP_S", 0.0)
     monkeypatch.setattr(subprocess.Popen, "poll", lambda process: None)
     launch = Launch(first_rank=2, num_ranks=1, world_size=3, store_host="127.0.0.1", store_port=1, wire=WIRE)
     started = rank_processes.RankProcesses("tests.fakes.worker", launch, tmp_path, tmp_path / "log")

@@ -81,8 +81,13 @@ def _range_around(picture: Picture, known: Mask, reach: float) -> tuple[Picture,
 def _excess(picture: Picture, darkest: MatLike, brightest: MatLike) -> NDArray[np.integer]:
     """By how many levels each pixel leaves the range, in the channel in which it does so most: (rows, columns)."""
     beyond = cv2.max(cv2.subtract(picture, brightest), cv2.subtract(darkest, picture))
-    first, second, third = cv2.split(beyond)
-    return np.asarray(cv2.max(cv2.max(first, second), third))
+    return np.asarray(largest_channel(beyond))
+
+
+def largest_channel(picture: MatLike) -> MatLike:
+    """The largest of the three channels of each pixel: (rows, columns). Much faster than numpy along the last axis."""
+    first, second, third = cv2.split(picture)
+    return cv2.max(cv2.max(first, second), third)
 
 
 def _square(reach: float) -> Picture:

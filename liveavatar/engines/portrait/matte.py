@@ -14,7 +14,7 @@ import numpy as np
 from cv2.typing import MatLike
 from numpy.typing import NDArray
 
-from liveavatar.engines.portrait.backdrop import Mask, backdrop_behind
+from liveavatar.engines.portrait.backdrop import Mask, backdrop_behind, largest_channel
 from liveavatar.engines.portrait.face_points import FacePoints, Points
 from liveavatar.engines.portrait.geometry import Floats, Picture, Region, floats, smoothstep
 
@@ -249,8 +249,7 @@ def _least_alpha(picture: Picture, background: Picture) -> Floats:
 
     darker = share(cv2.subtract(background, picture), background)
     brighter = share(cv2.subtract(picture, background), cv2.bitwise_not(background))
-    first, second, third = cv2.split(cv2.max(darker, brighter))
-    return floats(cv2.max(cv2.max(first, second), third))
+    return floats(largest_channel(cv2.max(darker, brighter)))
 
 
 def _guided_filter(picture: Picture, mask: Floats, radius: int) -> Floats:
